@@ -1,0 +1,69 @@
+# Each verb does all of its own set-up: it needs Python 3.11 or newer with venv, git and make.
+# Another Python: make test PYTHON=python3.13
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+BENCH_READY := build/bench/.ready
+RUNTIME := tests/app
+
+# A machine may forbid .pyc files; everything measured here is about a warm start.
+unexport PYTHONDONTWRITEBYTECODE VIRTUAL_ENV UV_PROJECT_ENVIRONMENT
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format bench clean
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+
+demo: $(READY) ## render an application, ask it two things, show its answers and its trace
+	@$(BIN)/python scripts/demo.py
+
+test: check ## everything: the checks, then the runtime, the renders and the updates (minutes)
+	@echo "== tests"
+	@$(BIN)/pytest
+
+check: $(READY) ## format, lint, types and imports, on the runtime as it lies and on a render
+	@echo "== format and lint"
+	@$(BIN)/ruff format --check --quiet . || { echo "Not formatted: make format"; exit 1; }
+	@$(BIN)/ruff check --quiet --extend-exclude template/src .
+	@$(BIN)/ruff check --quiet $(RUNTIME)
+	@$(BIN)/python scripts/manifest.py --check
+	@echo "== types: mypy and pyright, the runtime as it lies"
+	@cd tests && ../$(BIN)/mypy -p app
+	@cd tests && ../$(BIN)/pyright app
+	@$(BIN)/mypy scripts tests/render tests/update
+	@echo "== the imports of the runtime"
+	@$(BIN)/pytest template/tests/llmgine
+	@echo "== lint and types, a render"
+	@$(BIN)/python scripts/check_render.py
+
+format: $(READY) ## write what can be written: format, simple fixes, manifest, file list
+	@$(BIN)/ruff check --quiet --fix-only --extend-exclude template/src .
+	@$(BIN)/ruff check --quiet --fix-only $(RUNTIME)
+	@$(BIN)/ruff format --quiet .
+	@$(BIN)/python scripts/manifest.py
+	@$(BIN)/python scripts/tree.py
+
+bench: $(BENCH_READY) ## measure against the peers, side by side (minutes)
+	@build/bench/bin/python -m benchmarks
+
+clean: ## remove what the verbs above made
+	@rm -rf .venv build
+
+# An environment of its own for the tests, made again when this file or pyproject.toml changes.
+$(READY): pyproject.toml Makefile
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Needs Python 3.11 or newer: make $(MAKECMDGOALS) PYTHON=python3.13"; exit 1; }
+	@echo "== set-up: .venv, once (about a minute)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.9,<1'
+	@UV_COMPILE_BYTECODE=1 $(BIN)/uv pip install --quiet --python $(BIN)/python --group dev
+	@touch $@
+
+# The peers live apart: with litellm beside them, the tests could not tell what happens without it.
+$(BENCH_READY): $(READY)
+	@echo "== set-up: build/bench, once (a minute or two)"
+	@test -x build/bench/bin/python || $(PYTHON) -m venv build/bench
+	@UV_COMPILE_BYTECODE=1 $(BIN)/uv pip install --quiet --python build/bench/bin/python --group dev --group bench
+	@touch $@

@@ -1,0 +1,1 @@
+"""Orders: each has exactly one handler. One file for each topic. Yours."""

@@ -1,0 +1,1 @@
+"""Past facts: each has any number of handlers. One file for each topic. Yours."""

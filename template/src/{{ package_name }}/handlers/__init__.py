@@ -1,0 +1,1 @@
+"""What happens: functions that take one message; registered in bootstrap.py. Yours."""

@@ -1,0 +1,98 @@
+# The template's file: `copier update` replaces it. Yours is everything outside llmgine/.
+"""The running application: what `bootstrap()` builds and every interface is given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from .bus import MessageBus
+from .context import ContextStore
+from .engine import PromptResult
+from .llm import LLMManager, Provider
+from .llm import default_providers as builtin_providers
+from .messages import Command
+from .observability import JsonlSink, Observer, Redactor, configure_logging, otlp_exporter
+from .settings import RuntimeSettings
+from .tools import ToolManager
+
+
+@dataclass(kw_only=True)
+class Application:
+    """All the parts, wired. `async with` starts them, and stops them in the opposite order."""
+
+    settings: RuntimeSettings
+    bus: MessageBus
+    tools: ToolManager
+    llm: LLMManager
+    store: ContextStore
+    observer: Observer
+    ask: Callable[[str, str], Command[PromptResult]]
+    """The command for (prompt, conversation id); what the interfaces send."""
+
+    def __post_init__(self) -> None:
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        stack = self._stack
+        stack.callback(self.observer.close)
+        stack.callback(configure_logging(self.settings.log_level, self.observer))
+        stack.push_async_callback(self.store.aclose)
+        stack.push_async_callback(self.llm.aclose)
+        stack.push_async_callback(self.tools.aclose)
+        stack.push_async_callback(self.bus.stop, self.settings.stop_grace_s)
+        await self.bus.start()
+        return self
+
+    async def __aexit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._stack.aclose()
+
+
+class ApplicationBootstrap(Protocol):
+    """What `bootstrap.py` holds: one function that builds the application from its settings.
+
+    Tests call the same function with providers of their own.
+    """
+
+    def __call__(
+        self, settings: Any, *, providers: Mapping[str, Callable[[], Provider]] | None = None
+    ) -> Application: ...
+
+
+def observe(settings: RuntimeSettings) -> Observer:
+    """The observer that the settings ask for: one line of JSON for each record, free of secrets.
+
+    Spans also go over OTLP where OpenTelemetry's own variables name an endpoint.
+
+    Raises:
+        ConfigurationError: the log folder cannot be written.
+        MissingExtraError: an endpoint is named and the extra `otlp` is not installed.
+    """
+    exporter = otlp_exporter()
+    return Observer(
+        [JsonlSink(settings.log_dir / "app.jsonl")],
+        redact=Redactor(secrets=settings.secrets()),
+        capture_content=settings.capture_content,
+        exporters=[] if exporter is None else [exporter],
+    )
+
+
+def default_providers(settings: RuntimeSettings) -> Mapping[str, Callable[[], Provider]]:
+    """The providers that come with the runtime, by the first half of a model's name.
+
+    Each is made, and its libraries are imported, when a model of it is first asked for.
+    """
+    return builtin_providers(
+        openai_api_key=settings.openai_api_key,
+        openai_base_url=settings.openai_base_url,
+        timeout_s=settings.request_timeout_s,
+        environment=settings.dotenv(),
+    )

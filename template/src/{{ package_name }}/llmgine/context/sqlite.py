@@ -1,0 +1,337 @@
+# The template's file: `copier update` replaces it. Yours is everything outside llmgine/.
+"""Conversations in one SQLite file: an append that returned outlives a crash and a power cut."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Concatenate, ParamSpec, TypeVar
+
+from pydantic import ValidationError
+from pydantic_core import PydanticSerializationError
+
+from ..contracts import ChatMessage
+from ..errors import ConversationConflictError, StoreError
+from .store import checked
+
+# Migration n brings a file from version n - 1 to n (`PRAGMA user_version`). Append only: files
+# that ran the old ones are out there.
+MIGRATIONS: tuple[tuple[str, ...], ...] = (
+    (
+        """
+        CREATE TABLE context_conversations (
+            id TEXT PRIMARY KEY, last_seq INTEGER NOT NULL, appended_ns INTEGER NOT NULL
+        ) WITHOUT ROWID
+        """,
+        "CREATE INDEX context_conversations_by_time ON context_conversations (appended_ns)",
+        """
+        CREATE TABLE context_messages (
+            conversation_id TEXT REFERENCES context_conversations (id) ON DELETE CASCADE,
+            seq INTEGER,
+            message TEXT NOT NULL,
+            PRIMARY KEY (conversation_id, seq)
+        ) WITHOUT ROWID
+        """,
+    ),
+)
+
+
+def open_database(path: Path, busy_timeout_s: float) -> sqlite3.Connection:
+    """The file, made if it is not there, with the schema of this version.
+
+    A file that is not ours to write (not a database, damaged, newer) is left as it is.
+    """
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # Only a new file is opened here. Closing a second descriptor of a file in use would drop the
+    # locks this process holds on it. Source: https://www.sqlite.org/howtocorrupt.html, 2.2.
+    with suppress(FileExistsError):
+        path.touch(mode=0o600, exist_ok=False)
+    connection = sqlite3.connect(path, timeout=busy_timeout_s, isolation_level=None)
+    try:
+        _refuse_newer(connection, len(MIGRATIONS))
+        _set_wal(connection, time.monotonic() + busy_timeout_s)
+        # FULL waits for the disk at each commit; NORMAL would lose appends in a power cut.
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA foreign_keys = ON")
+        # A deleted conversation is overwritten, not only unlinked.
+        connection.execute("PRAGMA secure_delete = ON")
+        migrate(connection, MIGRATIONS)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def migrate(connection: sqlite3.Connection, migrations: Sequence[Sequence[str]]) -> None:
+    """Run the migrations that the file has not seen, all or none.
+
+    Raises:
+        StoreError: the file has seen more migrations than there are.
+    """
+    if _version(connection) == len(migrations):
+        return
+    with transaction(connection):
+        # Asked again, now that no other process can migrate at the same time.
+        _refuse_newer(connection, len(migrations))
+        for statements in migrations[_version(connection) :]:
+            for statement in statements:
+                connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {len(migrations)}")
+
+
+def file_of(connection: sqlite3.Connection) -> str:
+    _, _, path = connection.execute("PRAGMA database_list").fetchone()
+    return str(path)
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """All or nothing, and alone: other processes that write wait until it is over."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn what SQLite and the file system raise into a `StoreError` that says what to do."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        # The low byte is the kind, the rest the details of it.
+        kind = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+        state, advice = _FAILURES.get(kind, ("failed", "Look at the error in brackets"))
+        details = " ".join(str(error).split())
+        raise StoreError(f"The context store {path} {state} ({details}). {advice}.") from error
+    except OSError as error:
+        raise StoreError(
+            f"The context store {path} cannot be opened ({error.strerror}: {error.filename}). "
+            f"{_PERMISSIONS}."
+        ) from error
+
+
+_PERMISSIONS = "Let this user write to the file and its folder, or choose another folder"
+_DAMAGED = "Nothing was changed. Move the file away to begin a new one, or restore a backup of it"
+_FAILURES = {
+    sqlite3.SQLITE_NOTADB: ("is not a SQLite database", _DAMAGED),
+    sqlite3.SQLITE_CORRUPT: ("is damaged", _DAMAGED),
+    sqlite3.SQLITE_BUSY: ("is locked by another process", "Close that one, or try again"),
+    sqlite3.SQLITE_LOCKED: ("is locked by another process", "Close that one, or try again"),
+    sqlite3.SQLITE_READONLY: ("cannot be written", _PERMISSIONS),
+    sqlite3.SQLITE_PERM: ("cannot be opened", _PERMISSIONS),
+    sqlite3.SQLITE_CANTOPEN: ("cannot be opened", _PERMISSIONS),
+    sqlite3.SQLITE_FULL: ("cannot grow", "Nothing was changed. Free some space on its disk"),
+    sqlite3.SQLITE_IOERR: ("cannot be read or written", "Check its disk and the space left there"),
+}
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    return int(version)
+
+
+def _refuse_newer(connection: sqlite3.Connection, known: int) -> None:
+    version = _version(connection)
+    if version > known:
+        raise StoreError(
+            f"The context store {file_of(connection)} has schema version {version}; this "
+            f"application knows version {known} and leaves it alone. Update the application, or "
+            "choose another file."
+        )
+
+
+def _set_wal(connection: sqlite3.Connection, deadline: float) -> None:
+    # SQLite does not wait here by itself when another process is just opening the same file.
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return
+
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class SQLiteStore:
+    """A `ContextStore` that several processes may use at once.
+
+    The file is opened by the first call. All work runs in one thread of the store's own, so
+    waiting for the disk or for another process never holds up the event loop.
+    """
+
+    def __init__(self, path: Path | str, *, busy_timeout_s: float = 5.0) -> None:
+        """`busy_timeout_s`: how long to wait while another process writes."""
+        self.path = Path(path)
+        self._busy_timeout_s = busy_timeout_s
+        self._connection: sqlite3.Connection | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="context store")
+        self._closing: Future[None] | None = None
+
+    async def append(
+        self,
+        conversation_id: str,
+        messages: Sequence[ChatMessage],
+        *,
+        expected_seq: int | None = None,
+    ) -> int:
+        return await self._run(_append, checked(conversation_id), messages, expected_seq)
+
+    async def read(self, conversation_id: str) -> tuple[ChatMessage, ...]:
+        return await self._run(_read, checked(conversation_id))
+
+    async def last_seq(self, conversation_id: str) -> int:
+        return await self._run(_last_seq, checked(conversation_id))
+
+    async def conversations(self) -> tuple[str, ...]:
+        return await self._run(_conversations)
+
+    async def delete(self, conversation_id: str) -> None:
+        await self._run(_delete, checked(conversation_id))
+
+    async def check(self) -> None:
+        """Open the file, read every page of it, and see that it can be written.
+
+        Costs 2 ms for each MB of the file.
+
+        Raises:
+            StoreError: something is wrong; the message says what, and what to do.
+        """
+        await self._run(_check)
+
+    async def aclose(self) -> None:
+        if self._closing is None:
+            self._closing = self._thread.submit(self._close)
+            self._thread.shutdown(wait=False)
+        # Shielded: whoever gives up waiting must not keep the file open.
+        await asyncio.shield(asyncio.wrap_future(self._closing))
+
+    async def _run(
+        self,
+        work: Callable[Concatenate[sqlite3.Connection, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        if self._closing is not None:
+            raise StoreError(f"The context store {self.path} is closed; it takes no more calls.")
+
+        def in_thread() -> T:
+            with explained(self.path):
+                if self._connection is None:
+                    self._connection = open_database(self.path, self._busy_timeout_s)
+                return work(self._connection, *args, **kwargs)
+
+        return await asyncio.get_running_loop().run_in_executor(self._thread, in_thread)
+
+    def _close(self) -> None:
+        if self._connection is not None:
+            with explained(self.path):
+                self._connection.close()
+
+
+def _append(
+    connection: sqlite3.Connection,
+    conversation_id: str,
+    messages: Sequence[ChatMessage],
+    expected_seq: int | None,
+) -> int:
+    rows = [_to_json(message) for message in messages]
+    with transaction(connection):
+        last_seq = _last_seq(connection, conversation_id)
+        if expected_seq is not None and expected_seq != last_seq:
+            raise ConversationConflictError(
+                conversation_id, expected_seq=expected_seq, actual_seq=last_seq
+            )
+        if not rows:
+            return last_seq
+        # Never the same time twice, and never back: the times alone order the conversations.
+        connection.execute(
+            """
+            INSERT INTO context_conversations VALUES (
+                ?, ?, max(?, (SELECT coalesce(max(appended_ns), 0) + 1 FROM context_conversations))
+            )
+            ON CONFLICT (id)
+            DO UPDATE SET last_seq = excluded.last_seq, appended_ns = excluded.appended_ns
+            """,
+            (conversation_id, last_seq + len(rows), time.time_ns()),
+        )
+        connection.executemany(
+            "INSERT INTO context_messages VALUES (?, ?, ?)",
+            ((conversation_id, seq, row) for seq, row in enumerate(rows, last_seq + 1)),
+        )
+    return last_seq + len(rows)
+
+
+def _last_seq(connection: sqlite3.Connection, conversation_id: str) -> int:
+    row: tuple[int] | None = connection.execute(
+        "SELECT last_seq FROM context_conversations WHERE id = ?", (conversation_id,)
+    ).fetchone()
+    return 0 if row is None else row[0]
+
+
+def _read(connection: sqlite3.Connection, conversation_id: str) -> tuple[ChatMessage, ...]:
+    rows = connection.execute(
+        "SELECT message FROM context_messages WHERE conversation_id = ? ORDER BY seq",
+        (conversation_id,),
+    ).fetchall()
+    try:
+        return tuple(_from_json(row) for (row,) in rows)
+    except ValueError as cause:
+        raise StoreError(
+            f"A message of conversation {conversation_id!r} in the context store "
+            f"{file_of(connection)} cannot be read. A newer version of the application wrote it, "
+            "or something else did: update the application, or go on in another conversation."
+        ) from cause
+
+
+def _conversations(connection: sqlite3.Connection) -> tuple[str, ...]:
+    rows = connection.execute(
+        "SELECT id FROM context_conversations ORDER BY appended_ns DESC"
+    ).fetchall()
+    return tuple(row[0] for row in rows)
+
+
+def _delete(connection: sqlite3.Connection, conversation_id: str) -> None:
+    with transaction(connection):
+        connection.execute("DELETE FROM context_conversations WHERE id = ?", (conversation_id,))
+
+
+def _check(connection: sqlite3.Connection) -> None:
+    (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    if found != "ok":
+        damage = sqlite3.DatabaseError(found)
+        damage.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+        raise damage
+    with transaction(connection):
+        # Written as it is: nothing changes, but the file and its disk must take it.
+        connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+
+
+def _to_json(message: ChatMessage) -> str:
+    try:
+        return message.model_dump_json()
+    except PydanticSerializationError:
+        # Half of a surrogate pair, as an undecodable command-line byte leaves it.
+        return json.dumps(message.model_dump(mode="json"))
+
+
+def _from_json(row: str) -> ChatMessage:
+    try:
+        return ChatMessage.model_validate_json(row)
+    except ValidationError:
+        return ChatMessage.model_validate(json.loads(row))

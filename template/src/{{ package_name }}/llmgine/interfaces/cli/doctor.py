@@ -1,0 +1,191 @@
+# The template's file: `copier update` replaces it. Yours is everything outside llmgine/.
+"""`doctor`: what is wrong with this installation, each line with the fix."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sqlite3
+import sys
+import tempfile
+import textwrap
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, closing
+from dataclasses import asdict
+from pathlib import Path
+
+import typer
+
+from ...application import Application
+from ...context import SQLiteStore
+from ...errors import LlmgineError
+from ...settings import RuntimeSettings
+from .checks import check_conflicts, check_template, check_vendored
+from .entry import Entry, ExitCode, one_line
+from .packages import check_dependencies, check_python
+from .project import Check, Project, Status, find_project
+from .render import green, pad, red, width_columns, yellow
+
+COLOURS = {"ok": green, "warn": yellow, "fail": red}
+
+
+async def doctor(entry: Entry, *, online: bool, as_json: bool) -> None:
+    """Print each check as it is made.
+
+    Raises:
+        Exit: one of them failed.
+    """
+    failed = False
+    async for check in run_checks(entry, find_project(), online=online):
+        print(json.dumps(asdict(check)) if as_json else as_text(check), flush=True)
+        failed = failed or check.status == "fail"
+    if failed:
+        raise typer.Exit(ExitCode.UNEXPECTED)
+
+
+async def run_checks(entry: Entry, project: Project, *, online: bool) -> AsyncIterator[Check]:
+    """All checks; those that run the owner's code come last. Only `online` reaches the network."""
+    yield check_python(project)
+    yield check_dependencies(project)
+    yield check_vendored(project)
+    if project.root is not None:
+        yield check_conflicts(project.root)
+        yield check_template(project, online=online)
+    async for check in check_running(entry):
+        yield check
+
+
+def as_text(check: Check) -> str:
+    """One line; on a terminal that is too narrow for it, indented ones below."""
+    head = COLOURS[check.status](pad(check.status, 4), sys.stdout) + "  "
+    fix = f". Fix: {check.fix}" if check.fix else ""
+    text = f"{check.name}: {check.found}{fix}"
+    if not sys.stdout.isatty():
+        return head + text
+    indent = " " * 6
+    lines = textwrap.wrap(
+        text,
+        width_columns(),
+        initial_indent=indent,
+        subsequent_indent=indent,
+        break_on_hyphens=False,
+    )
+    return head + "\n".join(lines).removeprefix(indent)
+
+
+ENOUGH_MB = 200
+LITTLE_MB = 20
+
+
+async def check_running(entry: Entry) -> AsyncIterator[Check]:
+    """Every check that needs the settings; without them, why they cannot be read."""
+    try:
+        settings = entry.settings()
+    except LlmgineError as error:
+        yield Check("settings", "fail", one_line(error))
+        return
+    yield Check("settings", "ok", f"model {settings.model}, store {settings.context_store}")
+    yield check_keys(settings)
+    yield check_disk(settings.data_dir)
+    yield check_clock(time.time())
+    folders = [
+        check_folder("log folder", settings.log_dir, "LLMGINE_LOG_DIR"),
+        check_folder("data folder", settings.data_dir, "LLMGINE_DATA_DIR"),
+    ]
+    for check in folders:
+        yield check
+    # Without its folders, building the application would only say the same again.
+    if all(check.status == "ok" for check in folders):
+        async for check in check_application(entry, settings):
+            yield check
+
+
+async def check_application(entry: Entry, settings: RuntimeSettings) -> AsyncIterator[Check]:
+    """Whether `bootstrap()` builds it, the model could be called, and the store opens."""
+    try:
+        app = entry.bootstrap(settings)
+    except LlmgineError as error:
+        yield Check("bootstrap", "fail", one_line(error))
+        return
+    async with AsyncExitStack() as stack:
+        stack.push_async_exit(app)  # Not entered: that would refuse a missing key at once.
+        yield check_model(app)
+        yield await check_store(app)
+
+
+def check_model(app: Application) -> Check:
+    model = app.settings.model
+    try:
+        app.llm.check(model)
+    except LlmgineError as error:
+        return Check("model", "fail", one_line(error), "in .env or the environment")
+    return Check("model", "ok", f"{model}: known, with what it needs")
+
+
+async def check_store(app: Application) -> Check:
+    store = app.store
+    if not isinstance(store, SQLiteStore):
+        return Check("store", "ok", f"{type(store).__name__}, nothing on disk to check")
+    try:
+        await store.check()
+    except LlmgineError as error:
+        return Check("store", "fail", one_line(error))
+    with closing(sqlite3.connect(store.path)) as connection:
+        (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
+    if mode != "wal":
+        return Check(
+            "store", "warn", f"{store.path}: journal {mode}, not WAL", "keep it on a local disk"
+        )
+    return Check("store", "ok", f"{store.path}: whole, writable, WAL")
+
+
+def check_keys(settings: RuntimeSettings) -> Check:
+    """Which vendors' keys are set; never what they are."""
+    set_here = {**type(settings).dotenv(), **os.environ}
+    names = sorted(name for name, value in set_here.items() if _is_key(name) and value.strip())
+    return Check("keys", "ok", f"set: {', '.join(names)}" if names else "none set")
+
+
+def _is_key(name: str) -> bool:
+    return name.endswith("_API_KEY")
+
+
+def check_folder(name: str, folder: Path, setting: str) -> Check:
+    """Whether files can be made there; the folder itself too, if it is not there yet."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        return Check(
+            name,
+            "fail",
+            f"{folder} cannot be written: {error.strerror}",
+            f"let this user write there, or set {setting} to another folder",
+        )
+    return Check(name, "ok", f"{folder} is writable")
+
+
+def check_disk(folder: Path) -> Check:
+    nearest = next(_existing(folder.absolute()))
+    free_mb = shutil.disk_usage(nearest).free // 1_000_000
+    if free_mb >= ENOUGH_MB:
+        return Check("disk", "ok", f"{free_mb / 1000:,.1f} GB free")
+    status: Status = "fail" if free_mb < LITTLE_MB else "warn"
+    return Check("disk", status, f"only {free_mb} MB free for {folder}", "free some space")
+
+
+def _existing(path: Path) -> Iterator[Path]:
+    return (folder for folder in (path, *path.parents) if folder.exists())
+
+
+def check_clock(now_s: float) -> Check:
+    """A clock behind the files on this disk breaks TLS, and the order of conversations."""
+    shown = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(now_s))
+    if now_s < Path(__file__).stat().st_mtime:
+        return Check(
+            "clock", "warn", f"{shown} is before this program was installed", "set the clock"
+        )
+    return Check("clock", "ok", shown)

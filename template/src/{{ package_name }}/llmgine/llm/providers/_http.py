@@ -1,0 +1,186 @@
+# The template's file: `copier update` replaces it. Yours is everything outside llmgine/.
+"""One server over aiohttp. Only this module imports it, and only the first call imports this."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
+from urllib.request import getproxies, proxy_bypass
+
+import aiohttp
+from yarl import URL
+
+from ...errors import LLMErrorKind
+from ._failures import Origin
+
+_DRAIN_S = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class _Limits:
+    total_s: float | None
+    silence_s: float
+
+
+class HttpServer:
+    """Posts to one address, over connections that are kept for the next call.
+
+    Connections belong to the event loop they were opened in, so there is a pool for each loop.
+    """
+
+    def __init__(self, url: str, headers: Mapping[str, str]) -> None:
+        self._url = URL(url)
+        self._headers = headers
+        self._proxy = _proxy_for(self._url)
+        self._sessions: dict[asyncio.AbstractEventLoop, aiohttp.ClientSession] = {}
+
+    @asynccontextmanager
+    async def post(
+        self, body: bytes, origin: Origin, *, total_s: float | None, silence_s: float
+    ) -> AsyncIterator[HttpReply]:
+        """The server's reply, whose connection is closed on leaving unless it was read whole.
+
+        Args:
+            body: JSON.
+            origin: who is asked, for the errors.
+            total_s: for the whole call, reading included.
+            silence_s: for each wait: for the connection, the reply, the next piece of it.
+
+        Raises:
+            LLMError: the server cannot be reached, or is too slow.
+        """
+        limits = _Limits(total_s, silence_s)
+        timeout = aiohttp.ClientTimeout(total=total_s, connect=silence_s, sock_read=silence_s)
+        with _translated(origin, limits):
+            response = await self._session().post(
+                self._url,
+                data=io.BytesIO(body),
+                headers=self._headers,
+                timeout=timeout,
+                proxy=self._proxy,
+                allow_redirects=False,
+            )
+        try:
+            yield HttpReply(response, origin, limits)
+        finally:
+            response.close()
+
+    def _session(self) -> aiohttp.ClientSession:
+        loop = asyncio.get_running_loop()
+        session = next(iter(self._sessions.values()), None)
+        if session is None:
+            # How many calls run at once is the caller's decision, not the pool's.
+            connector = aiohttp.TCPConnector(limit=0)
+            session = aiohttp.ClientSession(
+                connector=connector, cookie_jar=aiohttp.DummyCookieJar()
+            )
+            self._sessions[loop] = session
+        return session
+
+    async def aclose(self) -> None:
+        sessions, self._sessions = self._sessions, {}
+        for loop, session in sessions.items():
+            if loop.is_running() and loop is not asyncio.get_running_loop():
+                closing = asyncio.run_coroutine_threadsafe(session.close(), loop)
+                await asyncio.wrap_future(closing)
+            else:
+                await session.close()
+
+
+class HttpReply:
+    """A reply whose head has arrived; the body is still to be read."""
+
+    def __init__(self, response: aiohttp.ClientResponse, origin: Origin, limits: _Limits) -> None:
+        self._response = response
+        self._origin = origin
+        self._limits = limits
+        self.status = response.status
+        self.headers: Mapping[str, str] = response.headers
+        self.content_type = response.content_type
+
+    async def read(self, max_bytes: int) -> bytes:
+        """The whole body.
+
+        Raises:
+            LLMError: it was cut, is too slow or too large.
+        """
+        body = bytearray()
+        while piece := await self.read_piece():
+            body += piece
+            if len(body) > max_bytes:
+                raise self._origin.error(
+                    LLMErrorKind.BAD_RESPONSE, f"sent more than {max_bytes} bytes"
+                )
+        return bytes(body)
+
+    async def read_piece(self) -> bytes:
+        """The next bytes of the body, as they arrive; none at its end.
+
+        Raises:
+            LLMError: it was cut, or is too slow.
+        """
+        with _translated(self._origin, self._limits):
+            return await self._response.content.readany()
+
+    async def drain(self) -> None:
+        """Read past the end of the answer, so that the connection can serve the next call."""
+        with suppress(TimeoutError, aiohttp.ClientError):
+            async with asyncio.timeout(_DRAIN_S):
+                await self._response.content.readany()
+
+
+@contextmanager
+def _translated(origin: Origin, limits: _Limits) -> Iterator[None]:
+    """Raise `LLMError` for whatever goes wrong between here and the server."""
+    try:
+        yield
+    except aiohttp.ConnectionTimeoutError as cause:
+        raise origin.error(
+            LLMErrorKind.NETWORK, f"gave no connection within {limits.silence_s:g} s"
+        ) from cause
+    except aiohttp.SocketTimeoutError as cause:
+        raise origin.error(
+            LLMErrorKind.TIMEOUT, f"was silent for {limits.silence_s:g} s"
+        ) from cause
+    except TimeoutError as cause:
+        raise origin.error(
+            LLMErrorKind.TIMEOUT, f"did not finish within {limits.total_s:g} s"
+        ) from cause
+    except aiohttp.ClientConnectorCertificateError as cause:
+        raise origin.error(
+            LLMErrorKind.NETWORK,
+            "showed a certificate that cannot be verified",
+            fix="Install the system's CA certificates, or set SSL_CERT_FILE.",
+        ) from cause
+    except aiohttp.ClientConnectorError as cause:
+        raise origin.error(
+            LLMErrorKind.NETWORK, f"cannot be reached ({_reason(cause.os_error)})"
+        ) from cause
+    except aiohttp.ClientResponseError:
+        # Not from the cause: it carries the request's headers, and so the key.
+        raise origin.error(
+            LLMErrorKind.BAD_RESPONSE, "did not answer in HTTP", fix="Is it the right address?"
+        ) from None
+    except (aiohttp.ClientError, OSError) as cause:
+        raise origin.error(
+            LLMErrorKind.NETWORK,
+            "broke the connection before its answer was whole",
+            fix="Try again.",
+        ) from cause
+
+
+def _reason(error: OSError) -> str:
+    if isinstance(error, ConnectionRefusedError):
+        return "connection refused"
+    return (error.strerror or str(error) or type(error).__name__).lower()
+
+
+def _proxy_for(url: URL) -> str | None:
+    """The environment's proxy for this address, as other HTTP clients choose it."""
+    host = url.host or ""
+    if host == "localhost" or host.startswith("127.") or proxy_bypass(host):
+        return None
+    return getproxies().get(url.scheme)

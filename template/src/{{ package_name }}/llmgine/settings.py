@@ -1,0 +1,127 @@
+# The template's file: `copier update` replaces it. Yours is everything outside llmgine/.
+"""The runtime's settings. Your own go beside them, in the `Settings` class of `config.py`.
+
+First found wins: arguments, environment, `.env`, `config.toml` beside `config.py`, the defaults.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from dotenv import dotenv_values
+from pydantic import AliasChoices, Field, SecretStr, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+from pydantic_settings.exceptions import SettingsError
+
+from .errors import ConfigurationError
+
+PREFIX = "LLMGINE_"
+
+
+class RuntimeSettings(BaseSettings):
+    """Every setting is the environment variable `LLMGINE_<NAME>`, but for vendors' own names."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_file=".env",
+        env_ignore_empty=True,
+        extra="ignore",
+        populate_by_name=True,
+        frozen=True,
+        hide_input_in_errors=True,
+    )
+
+    model: str = Field(default="offline", min_length=1)
+    """`offline`, `openai/<name>` or `litellm/<name>`."""
+    system_prompt: str = "You are a helpful assistant. Use the tools when they help."
+    context_store: Literal["sqlite", "memory"] = "sqlite"
+    context_budget_tokens: int = Field(default=16_000, gt=0)
+    data_dir: Path = Path("data")
+    log_dir: Path = Path("logs")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    capture_content: bool = False
+    """Whether prompts, answers and tool arguments are written to logs and traces."""
+    max_steps: int = Field(default=8, gt=0)
+    """Model calls in one turn."""
+    turn_timeout_s: float = Field(default=120.0, gt=0)
+    request_timeout_s: float = Field(default=60.0, gt=0)
+    tool_timeout_s: float = Field(default=30.0, gt=0)
+    stop_grace_s: float = Field(default=15.0, ge=0)
+    openai_api_key: SecretStr | None = Field(
+        default=None, validation_alias=AliasChoices("OPENAI_API_KEY")
+    )
+    openai_base_url: str | None = Field(
+        default=None, validation_alias=AliasChoices("OPENAI_BASE_URL")
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        toml = TomlConfigSettingsSource(settings_cls)
+        return init_settings, env_settings, dotenv_settings, toml
+
+    @classmethod
+    def load(cls, **overrides: Any) -> Self:
+        """Read and check everything, once; `None` stands for an override that was not given.
+
+        Raises:
+            ConfigurationError: a value is wrong or a name is unknown; all of them are listed.
+        """
+        cls._check_names()
+        try:
+            return cls(**{name: value for name, value in overrides.items() if value is not None})
+        except ValidationError as invalid:
+            raise ConfigurationError(_explain(invalid)) from None
+        except (SettingsError, OSError, ValueError) as unreadable:
+            raise ConfigurationError(f"Settings cannot be read: {unreadable}") from unreadable
+
+    @classmethod
+    def _check_names(cls) -> None:
+        known = {PREFIX + name.upper() for name in cls.model_fields}
+        for name in {*os.environ, *cls.dotenv()}:
+            if name.upper().startswith(PREFIX) and name.upper() not in known:
+                close = difflib.get_close_matches(name.upper(), known, n=1)
+                hint = f" Did you mean {close[0]}?" if close else ""
+                raise ConfigurationError(f"{name!r} is not a setting.{hint}")
+
+    @classmethod
+    def dotenv(cls) -> Mapping[str, str]:
+        """The variables of the `.env` file, also those that belong to others."""
+        path = cls.model_config.get("env_file")
+        if not isinstance(path, str | Path) or not Path(path).is_file():
+            return {}
+        return {name: value for name, value in dotenv_values(path).items() if value}
+
+    def secrets(self) -> list[str]:
+        """Every secret value that is set, for the redactor to know."""
+        values = [getattr(self, name) for name in type(self).model_fields]
+        return [value.get_secret_value() for value in values if isinstance(value, SecretStr)]
+
+
+def _explain(invalid: ValidationError) -> str:
+    lines = [
+        f"{_variable(str(error['loc'][0]) if error['loc'] else '')}: {error['msg']}"
+        for error in invalid.errors(include_input=False, include_url=False)
+    ]
+    return (
+        "Settings are wrong. " + "; ".join(lines) + ". Mend the environment, .env or config.toml."
+    )
+
+
+def _variable(field: str) -> str:
+    return field if field.isupper() else PREFIX + field.upper()

@@ -1,0 +1,1 @@
+"""Business logic and the outside world, free of messages and models. Yours."""

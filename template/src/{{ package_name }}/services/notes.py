@@ -1,0 +1,29 @@
+"""A small notebook in SQLite. This file is yours."""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+
+class Notes:
+    """Keeps short texts; safe to use from several threads and processes."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def save(self, text: str) -> None:
+        with closing(self._open()) as database, database:
+            database.execute("INSERT INTO notes (text) VALUES (?)", (text,))
+
+    def find(self, query: str) -> list[str]:
+        """The notes that hold every word of the query, newest first."""
+        words = query.lower().split()
+        with closing(self._open()) as database:
+            rows = database.execute("SELECT text FROM notes ORDER BY id DESC").fetchall()
+        return [text for (text,) in rows if all(word in text.lower() for word in words)]
+
+    def _open(self) -> sqlite3.Connection:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        database = sqlite3.connect(self._path, timeout=5.0)
+        database.execute("CREATE TABLE IF NOT EXISTS notes (id INTEGER PRIMARY KEY, text TEXT)")
+        return database
