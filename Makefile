@@ -4,14 +4,15 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
-BENCH_READY := build/bench/.ready
+PEERS := build/peers
+PEERS_READY := $(PEERS)/.ready
 RUNTIME := tests/app
 
 # A machine may forbid .pyc files; everything measured here is about a warm start.
 unexport PYTHONDONTWRITEBYTECODE VIRTUAL_ENV UV_PROJECT_ENVIRONMENT
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench clean
+.PHONY: help demo test check format bench sample clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -19,7 +20,9 @@ help: ## this list
 demo: $(READY) ## render an application, ask it two things, show its answers and its trace
 	@$(BIN)/python scripts/demo.py
 
-test: check ## everything: the checks, then the runtime, the renders and the updates (minutes)
+test: check $(PEERS_READY) ## everything: the checks, then the runtime, the renders and the updates (minutes)
+	@echo "== tests of the litellm adapter, with litellm"
+	@$(PEERS)/bin/pytest tests/runtime/llm/test_litellm.py tests/runtime/llm/test_provider_conformance.py
 	@echo "== tests"
 	@$(BIN)/pytest
 
@@ -45,8 +48,12 @@ format: $(READY) ## write what can be written: format, simple fixes, manifest, f
 	@$(BIN)/python scripts/manifest.py
 	@$(BIN)/python scripts/tree.py
 
-bench: $(BENCH_READY) ## measure against the peers, side by side (minutes)
-	@build/bench/bin/python -m benchmarks
+bench: $(PEERS_READY) ## measure against the peers, side by side (minutes)
+	@$(PEERS)/bin/python -m benchmarks
+
+sample: $(READY) ## render an application with the default answers into build/sample
+	@rm -rf build/sample
+	@$(BIN)/python scripts/rendering.py build/sample
 
 clean: ## remove what the verbs above made
 	@rm -rf .venv build
@@ -61,9 +68,10 @@ $(READY): pyproject.toml Makefile
 	@UV_COMPILE_BYTECODE=1 $(BIN)/uv pip install --quiet --python $(BIN)/python --group dev
 	@touch $@
 
-# The peers live apart: with litellm beside them, the tests could not tell what happens without it.
-$(BENCH_READY): $(READY)
-	@echo "== set-up: build/bench, once (a minute or two)"
-	@test -x build/bench/bin/python || $(PYTHON) -m venv build/bench
-	@UV_COMPILE_BYTECODE=1 $(BIN)/uv pip install --quiet --python build/bench/bin/python --group dev --group bench
+# litellm and the peers live apart: beside them, nothing could tell how it goes without them.
+$(PEERS_READY): $(READY)
+	@echo "== set-up: $(PEERS), once (about a minute)"
+	@test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	@UV_COMPILE_BYTECODE=1 $(BIN)/uv pip install --quiet --python $(PEERS)/bin/python \
+		--group dev --group peers
 	@touch $@

@@ -23,19 +23,16 @@ from tree import TREE, owner, tree_of
 SOURCE = ROOT / "template"
 PLAIN = [name for name in ANSWER_SETS if "-plain-" in name]
 MERGED = {
-    ".dockerignore",
     ".env.example",
     ".gitattributes",
     ".github/workflows/ci.yml",
     ".gitignore",
     ".pre-commit-config.yaml",
     "AGENTS.md",
-    "CLAUDE.md",
-    "Dockerfile",
     "pyproject.toml",
 }
 HEADERS = {"template": "The template's file", "merged": "Merged:", "yours": "This file is yours"}
-UNMARKED = {"CLAUDE.md", "MANIFEST", "py.typed"}
+UNMARKED = {"MANIFEST", "py.typed"}
 BAD_ON_WINDOWS = re.compile(
     r'[<>:"\\|?*\x00-\x1f]|[. ]$|^(con|prn|aux|nul|com\d|lpt\d)(\.|$)', re.I
 )

@@ -131,16 +131,14 @@ def test_the_network_guard_sees_what_reaches_out(default: Project, tmp_path: Pat
     assert "192.0.2.1" in attempts.read_text("utf-8")
 
 
-def test_its_own_tests_fail_when_they_reach_for_the_network(
-    default: Project, tmp_path: Path
-) -> None:
+def test_its_own_tests_fail_when_they_reach_for_the_network(default: Project) -> None:
     reaching = default.folder / "tests" / "test_reaching.py"
     call = "socket.create_connection(('192.0.2.1', 80), timeout=1)"
     reaching.write_text(f"import socket\n\ndef test_it():\n    {call}\n", encoding="utf-8")
     printed = default.tool("pytest", str(reaching), exit_code=1)
     reaching.unlink()
 
-    assert "A test reached for the network: a connection to 192.0.2.1 port 80" in printed
+    assert "A test reached for the network" in printed
 
 
 @pytest.mark.skipif(not CAN_UNSHARE, reason="this machine does not let us take its network away")

@@ -20,7 +20,6 @@ WRITTEN = {
     "LICENSE": "All rights reserved.\n",
 }
 MERGED_LINES = {
-    ".dockerignore": "!LICENSE\n",
     ".env.example": "\n#BILLING_KEY=\n",
     ".gitattributes": "*.pdf binary\n",
     ".github/workflows/ci.yml": "      - run: uv run invoice-robot doctor\n",
@@ -29,8 +28,6 @@ MERGED_LINES = {
         "      - id: mine\n        name: mine\n        entry: 'true'\n        language: system\n"
     ),
     "AGENTS.md": "\n## Billing\n\nAn invoice is never deleted.\n",
-    "CLAUDE.md": "@docs/billing.md\n",
-    "Dockerfile": "LABEL org.opencontainers.image.vendor=Invoices\n",
 }
 
 

@@ -41,7 +41,8 @@ def environment(tmp_path: Path) -> dict[str, str]:
         for name, value in os.environ.items()
         if not name.startswith(("LLMGINE_", "OTEL_")) and not name.endswith("_API_KEY")
     }
-    kept.pop("NO_COLOR", None)
+    for name in ("NO_COLOR", "PYTHONUNBUFFERED"):
+        kept.pop(name, None)
     return {**kept, "PYTHONPATH": str(TESTS), "HOME": str(tmp_path), "TERM": "xterm"}
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
+from functools import partial
 from typing import Any, Literal
 
 from app.llmgine.application import Application, observe
@@ -23,7 +24,7 @@ from app.llmgine.engine import LLMEngine, PromptCommand
 from app.llmgine.errors import LLMError, LLMErrorKind
 from app.llmgine.interfaces.cli import build_cli
 from app.llmgine.llm import LLMManager
-from app.llmgine.llm.provider import Provider
+from app.llmgine.llm.manager import Provider
 from app.llmgine.settings import RuntimeSettings
 from app.llmgine.tools import ToolManager
 
@@ -115,7 +116,7 @@ async def endless(request: LLMRequest) -> AsyncIterator[Chunk]:
 
 
 PROVIDERS: Mapping[str, Callable[[], Provider]] = {
-    chunks.__name__: lambda chunks=chunks: Fake(chunks)
+    chunks.__name__: partial(Fake, chunks)
     for chunks in (echo, count, hang, cling, fail, crash, sly, endless)
 }
 

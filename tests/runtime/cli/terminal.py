@@ -19,6 +19,16 @@ import pyte
 TIMEOUT_S = 20.0
 
 
+class _Screen(pyte.HistoryScreen):
+    def __init__(self, columns: int, rows: int, answer: Callable[[str], None]) -> None:
+        super().__init__(columns, rows, history=10_000, ratio=0.1)
+        self._answer = answer
+
+    def write_process_input(self, data: str) -> None:
+        """Where the cursor is, when the program asks."""
+        self._answer(data)
+
+
 class Terminal:
     """`raw` is all that the program wrote, `text` what stands on the screen and above it."""
 
@@ -32,8 +42,7 @@ class Terminal:
         rows: int = 24,
     ) -> None:
         self.raw = ""
-        self._screen = pyte.HistoryScreen(columns, rows, history=10_000, ratio=0.1)
-        self._screen.write_process_input = self.press  # It tells where its cursor is.
+        self._screen = _Screen(columns, rows, self.press)
         self._stream = pyte.ByteStream(self._screen)
         self._master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))

@@ -33,7 +33,8 @@ def load_nothing(**_: object) -> RuntimeSettings:
 
 def commands(cli: typer.Typer) -> Iterator[tuple[str, object]]:
     for command in cli.registered_commands:
-        yield command.name or getattr(command.callback, "__name__", ""), command.callback
+        callback: object = command.callback
+        yield str(command.name or getattr(callback, "__name__", "")), callback
     for group in cli.registered_groups:
         assert group.typer_instance is not None
         yield from commands(group.typer_instance)

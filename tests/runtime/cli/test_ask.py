@@ -38,20 +38,20 @@ def test_the_tool_call_is_told_on_stderr(run: Run) -> None:
     assert "conversation" in told[2]
 
 
-def test_text_is_shown_once_though_it_is_streamed_and_returned(run: Run) -> None:
-    done = run("ask", "hello", "--model", "echo")
+def test_text_is_shown_once_though_it_is_streamed_and_returned(invoke: Run) -> None:
+    done = invoke("ask", "hello", "--model", "echo")
 
     assert done.stdout == "You said: hello\n"
 
 
-def test_the_status_tells_tokens_and_cost(run: Run) -> None:
-    done = run("ask", "hello", "--model", "echo")
+def test_the_status_tells_tokens_and_cost(invoke: Run) -> None:
+    done = invoke("ask", "hello", "--model", "echo")
 
     assert "1 step · 1,234 tokens · 0.0012 USD · " in done.stderr
 
 
-def test_what_is_not_known_is_called_unknown(run: Run) -> None:
-    done = run("ask", "hello", "--model", "count")
+def test_what_is_not_known_is_called_unknown(invoke: Run) -> None:
+    done = invoke("ask", "hello", "--model", "count")
 
     assert "1 step · tokens unknown · cost unknown · " in done.stderr
 
@@ -61,15 +61,15 @@ def test_the_prompt_may_come_from_a_pipe(run: Run) -> None:
     assert run("ask", "-", "--model", "echo", stdin="dash").stdout == "You said: dash\n"
 
 
-def test_piped_text_goes_after_the_argument(run: Run) -> None:
-    done = run("ask", "Summarise:", "--model", "echo", stdin="a long text\n")
+def test_piped_text_goes_after_the_argument(invoke: Run) -> None:
+    done = invoke("ask", "Summarise:", "--model", "echo", stdin="a long text\n")
 
     assert done.stdout == "You said: Summarise:\n\na long text\n"
 
 
 @pytest.mark.parametrize("arguments", [[], [""], ["  \n"], ["-"]])
-def test_an_empty_prompt_is_a_usage_error(run: Run, arguments: list[str]) -> None:
-    done = run("ask", *arguments, "--model", "echo")
+def test_an_empty_prompt_is_a_usage_error(invoke: Run, arguments: list[str]) -> None:
+    done = invoke("ask", *arguments, "--model", "echo")
 
     assert done.returncode == 2
     assert done.stdout == ""
@@ -81,18 +81,18 @@ def test_a_prompt_that_is_not_text_is_a_usage_error(run: Run) -> None:
     assert run("ask", os.fsdecode(b"\xff"), "--model", "echo").returncode == 2
 
 
-def test_a_conversation_goes_on_where_it_stopped(run: Run) -> None:
-    first = run("ask", "one", "--model", "count", "--conversation", "mine")
-    second = run("ask", "two", "--model", "count", "-c", "mine")
-    last = run("ask", "three", "--model", "count", "-c", "last")
-    other = run("ask", "four", "--model", "count")
+def test_a_conversation_goes_on_where_it_stopped(invoke: Run) -> None:
+    first = invoke("ask", "one", "--model", "count", "--conversation", "mine")
+    second = invoke("ask", "two", "--model", "count", "-c", "mine")
+    last = invoke("ask", "three", "--model", "count", "-c", "last")
+    other = invoke("ask", "four", "--model", "count")
 
     counts = [int(done.stdout.split()[0]) for done in (first, second, last, other)]
     assert counts == [counts[0], counts[0] + 2, counts[0] + 4, counts[0]]
 
 
-def test_there_is_no_last_conversation_at_first(run: Run) -> None:
-    done = run("ask", "one", "--model", "count", "-c", "last")
+def test_there_is_no_last_conversation_at_first(invoke: Run) -> None:
+    done = invoke("ask", "one", "--model", "count", "-c", "last")
 
     assert done.returncode == 2
     assert "there is no conversation yet" in done.stderr
@@ -116,17 +116,25 @@ def test_json_tells_everything_as_lines_with_the_answer_last(run: Run) -> None:
     assert done.stderr == ""
 
 
-def test_the_trace_of_an_answer_can_be_drawn(run: Run) -> None:
-    answer = lines(run("ask", "hello", "--model", "echo", "--json").stdout)[-1]
+def test_the_trace_of_an_answer_can_be_drawn(invoke: Run) -> None:
+    answer = lines(invoke("ask", "hello", "--model", "echo", "--json").stdout)[-1]
 
-    done = run("logs", "trace", answer["trace_id"])
+    done = invoke("logs", "trace", answer["trace_id"])
 
     assert done.returncode == 0
     assert "invoke_agent" in done.stdout
 
 
-def test_a_failed_model_call_ends_with_an_error_line(run: Run) -> None:
-    done = run("ask", "hello", "--model", "fail", "--json")
+def test_the_log_has_no_record_for_each_word_of_the_answer(invoke: Run, tmp_path: Path) -> None:
+    invoke("ask", "hello", "--model", "echo")
+
+    names = [record["name"] for record in lines((tmp_path / "logs" / "app.jsonl").read_text())]
+    assert "cli.ask" in names
+    assert "TextStreamedEvent" not in names
+
+
+def test_a_failed_model_call_ends_with_an_error_line(invoke: Run) -> None:
+    done = invoke("ask", "hello", "--model", "fail", "--json")
 
     told = lines(done.stdout)
     assert done.returncode == 4
@@ -137,15 +145,15 @@ def test_a_failed_model_call_ends_with_an_error_line(run: Run) -> None:
     assert len(told[-1]["trace_id"]) == 32
 
 
-def test_a_usage_error_ends_with_an_error_line_too(run: Run) -> None:
-    done = run("ask", "", "--json")
+def test_a_usage_error_ends_with_an_error_line_too(invoke: Run) -> None:
+    done = invoke("ask", "", "--json")
 
     assert done.returncode == 2
     assert lines(done.stdout)[-1]["exit_code"] == 2
 
 
-def test_a_failed_model_call_is_one_line_and_where_to_read_more(run: Run) -> None:
-    done = run("ask", "hello", "--model", "fail")
+def test_a_failed_model_call_is_one_line_and_where_to_read_more(invoke: Run) -> None:
+    done = invoke("ask", "hello", "--model", "fail")
 
     assert done.returncode == 4
     assert done.stdout == "Half of\n"
@@ -166,9 +174,9 @@ def test_an_unexpected_error_is_one_line_and_its_stack_is_in_the_log(
 
 
 def test_a_bug_in_the_wiring_is_one_line_and_its_stack_is_in_the_log(
-    run: Run, tmp_path: Path
+    invoke: Run, tmp_path: Path
 ) -> None:
-    done = run("ask", "hello", env={"BROKEN_BOOTSTRAP": "1"})
+    done = invoke("ask", "hello", env={"BROKEN_BOOTSTRAP": "1"})
 
     assert done.returncode == 1
     assert done.stderr.startswith("error: unexpected KeyError: 'a bug of the owner' (")
@@ -178,8 +186,8 @@ def test_a_bug_in_the_wiring_is_one_line_and_its_stack_is_in_the_log(
 
 
 @pytest.mark.parametrize("model", ["nonsense", "openai", "/", "offlin", "echo "])
-def test_an_unknown_model_is_a_configuration_error(run: Run, model: str) -> None:
-    done = run("ask", "hello", "--model", model)
+def test_an_unknown_model_is_a_configuration_error(invoke: Run, model: str) -> None:
+    done = invoke("ask", "hello", "--model", model)
 
     assert done.returncode == 3
     assert done.stdout == ""
@@ -195,8 +203,8 @@ def test_a_missing_key_is_a_configuration_error_that_names_it(run: Run) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_a_wrong_setting_is_a_configuration_error_that_names_it(run: Run) -> None:
-    done = run("ask", "hello", env={"LLMGINE_MAX_STEPS": "many"})
+def test_a_wrong_setting_is_a_configuration_error_that_names_it(invoke: Run) -> None:
+    done = invoke("ask", "hello", env={"LLMGINE_MAX_STEPS": "many"})
 
     assert done.returncode == 3
     assert "LLMGINE_MAX_STEPS" in done.stderr
@@ -209,15 +217,15 @@ def test_running_out_of_steps_is_a_limit(run: Run) -> None:
     assert "LLMGINE_MAX_STEPS" in done.stderr
 
 
-def test_running_out_of_time_is_a_limit(run: Run) -> None:
-    done = run("ask", "hello", "--model", "hang", env={"LLMGINE_TURN_TIMEOUT_S": "0.2"})
+def test_running_out_of_time_is_a_limit(invoke: Run) -> None:
+    done = invoke("ask", "hello", "--model", "hang", env={"LLMGINE_TURN_TIMEOUT_S": "0.2"})
 
     assert done.returncode == 5
     assert done.stdout == "The beginning of an answer\n"
 
 
-def test_a_prompt_beyond_the_budget_is_a_limit(run: Run) -> None:
-    done = run(
+def test_a_prompt_beyond_the_budget_is_a_limit(invoke: Run) -> None:
+    done = invoke(
         "ask", "word " * 500, "--model", "echo", env={"LLMGINE_CONTEXT_BUDGET_TOKENS": "300"}
     )
 
@@ -237,19 +245,19 @@ def test_a_damaged_store_is_a_store_error_and_stays_as_it_is(run: Run, tmp_path:
     assert (tmp_path / "data" / "app.db").read_bytes() == b"no database at all" * 100
 
 
-def test_a_data_folder_that_is_a_file_is_a_store_error(run: Run, tmp_path: Path) -> None:
+def test_a_data_folder_that_is_a_file_is_a_store_error(invoke: Run, tmp_path: Path) -> None:
     (tmp_path / "data").write_text("")
 
-    done = run("ask", "hello", "--model", "echo")
+    done = invoke("ask", "hello", "--model", "echo")
 
     assert done.returncode == 6
     assert "data" in done.stderr
 
 
-def test_a_log_folder_that_is_a_file_is_a_configuration_error(run: Run, tmp_path: Path) -> None:
+def test_a_log_folder_that_is_a_file_is_a_configuration_error(invoke: Run, tmp_path: Path) -> None:
     (tmp_path / "logs").write_text("")
 
-    done = run("ask", "hello", "--model", "echo")
+    done = invoke("ask", "hello", "--model", "echo")
 
     assert done.returncode == 3
     assert "LLMGINE_LOG_DIR" in done.stderr
@@ -270,11 +278,12 @@ def test_an_answer_survives_a_terminal_that_knows_only_ascii(run: Run) -> None:
     assert done.returncode == 0
 
 
+@pytest.mark.parametrize("command", [["ask", "hello", "--model", "endless"], ["tools", "list"]])
 def test_nobody_reading_the_output_ends_it_quietly(
-    tmp_path: Path, environment: dict[str, str]
+    tmp_path: Path, environment: dict[str, str], command: list[str]
 ) -> None:
     with subprocess.Popen(
-        [sys.executable, *SAMPLE, "ask", "hello", "--model", "endless"],
+        [sys.executable, *SAMPLE, *command],
         cwd=tmp_path,
         env=environment,
         stdin=subprocess.DEVNULL,
@@ -283,7 +292,6 @@ def test_nobody_reading_the_output_ends_it_quietly(
     ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
-        process.stdout.read(10)
         process.stdout.close()
         stderr = process.stderr.read()
 
@@ -319,8 +327,8 @@ def test_an_interrupt_stops_the_turn_and_keeps_what_was_said(
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such mode")
-def test_nobody_else_can_read_the_store(run: Run, tmp_path: Path) -> None:
-    run("ask", "hello", "--model", "echo")
+def test_nobody_else_can_read_the_store(invoke: Run, tmp_path: Path) -> None:
+    invoke("ask", "hello", "--model", "echo")
 
     assert stat.S_IMODE((tmp_path / "data" / "app.db").stat().st_mode) == 0o600
 

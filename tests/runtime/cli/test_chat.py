@@ -268,29 +268,29 @@ def test_from_a_pipe_each_line_is_a_prompt_and_each_answer_a_line(run: Run) -> N
     assert "\x1b" not in done.stdout + done.stderr
 
 
-def test_from_a_pipe_it_is_one_conversation(run: Run) -> None:
-    done = run("chat", "--model", "count", stdin="one\ntwo\n")
+def test_from_a_pipe_it_is_one_conversation(invoke: Run) -> None:
+    done = invoke("chat", "--model", "count", stdin="one\ntwo\n")
 
     first, second = (int(line.split()[0]) for line in done.stdout.splitlines())
     assert second == first + 2
 
 
-def test_from_a_pipe_a_failed_turn_shows_in_the_exit_code_and_the_rest_is_done(run: Run) -> None:
-    done = run("chat", "--model", "fail", stdin="one\ntwo\n")
+def test_from_a_pipe_a_failed_turn_shows_in_the_exit_code_and_the_rest_is_done(invoke: Run) -> None:
+    done = invoke("chat", "--model", "fail", stdin="one\ntwo\n")
 
     assert done.returncode == 4
     assert done.stdout == "Half of\nHalf of\n"
     assert done.stderr.count("error: ") == 2
 
 
-def test_an_empty_pipe_is_an_empty_chat(run: Run) -> None:
-    done = run("chat", "--model", "echo")
+def test_an_empty_pipe_is_an_empty_chat(invoke: Run) -> None:
+    done = invoke("chat", "--model", "echo")
 
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_a_chat_cannot_begin_with_an_unknown_model(run: Run) -> None:
-    assert run("chat", "--model", "nonsense").returncode == 3
+def test_a_chat_cannot_begin_with_an_unknown_model(invoke: Run) -> None:
+    assert invoke("chat", "--model", "nonsense").returncode == 3
 
 
 def test_a_history_that_cannot_be_written_is_a_configuration_error(

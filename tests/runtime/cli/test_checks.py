@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from app.llmgine.interfaces.cli.checks import (
+from app.llmgine.interfaces.cli.doctor import (
     check_conflicts,
     check_template,
     check_vendored,

@@ -9,8 +9,14 @@ from pathlib import Path
 import pytest
 
 from app.llmgine.interfaces.cli.doctor import check_clock, check_disk, check_folder
-from app.llmgine.interfaces.cli.packages import check_dependencies, check_python
-from app.llmgine.interfaces.cli.project import Check, Project, find_project, version_line
+from app.llmgine.interfaces.cli.project import (
+    Check,
+    Project,
+    check_dependencies,
+    check_python,
+    find_project,
+    version_line,
+)
 
 from .conftest import APP, Run
 

@@ -193,7 +193,7 @@ def test_a_trace_is_drawn_as_a_waterfall() -> None:
 
 
 def test_what_went_wrong_is_told_where_it_went_wrong() -> None:
-    failed = {"status": "error", "status_message": "the cause"}
+    failed: dict[str, Any] = {"status": "error", "status_message": "the cause"}
     spans = [
         span("outer", "1", None, took_ms=9, attributes={"error.type": "LLMError"}, **failed),
         span("inner", "2", "1", took_ms=8, attributes={"error.type": "timeout"}, **failed),
@@ -203,6 +203,17 @@ def test_what_went_wrong_is_told_where_it_went_wrong() -> None:
 
     assert lines[2].endswith("failed inside")
     assert lines[3].endswith("timeout: the cause")
+
+
+def test_a_long_error_has_a_line_of_its_own() -> None:
+    message = "the server is overloaded, try again in a minute"
+    failed = span(
+        "chat", "1", None, status="error", status_message=message, attributes={"error.type": "rate"}
+    )
+
+    lines = list(draw(trace_tree([failed], TRACE), 80))
+
+    assert lines[3] == f"  rate: {message}"
 
 
 def test_a_warning_stands_below_the_span_it_was_logged_in() -> None:

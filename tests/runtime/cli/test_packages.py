@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
-from app.llmgine.interfaces.cli.packages import parse_requirement, release, satisfies
+from app.llmgine.interfaces.cli.project import parse_requirement, release, satisfies
 
 NUMBERS = st.lists(st.integers(0, 3), min_size=1, max_size=3).map(
     lambda parts: ".".join(map(str, parts))

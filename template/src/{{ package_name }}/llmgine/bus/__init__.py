@@ -1,13 +1,13 @@
 # The template's file: `copier update` replaces it. Yours is everything outside llmgine/.
 """The message bus: commands have one handler and a result, events have any number of handlers."""
 
-from .bus import MessageBus, Middleware, Next, StopReport
-from .events import (
+from ..messages import (
     CommandErrorEvent,
     CommandResult,
     CommandResultEvent,
     EventHandlerFailedEvent,
 )
+from .bus import MessageBus, Middleware, Next, StopReport
 from .lane import Overflow
 from .session import Session
 

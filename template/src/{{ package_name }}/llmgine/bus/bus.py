@@ -15,12 +15,17 @@ from typing import Any, Self, TypeVar
 from uuid import uuid4
 
 from ..errors import BusClosedError, BusError, HandlerExistsError, LaneFullError
-from ..messages import Command, Envelope, Event, Message, R, _current
-from .events import (
+from ..messages import (
+    Command,
     CommandErrorEvent,
     CommandResult,
     CommandResultEvent,
+    Envelope,
+    Event,
     EventHandlerFailedEvent,
+    Message,
+    R,
+    _current,
 )
 from .lane import CANCEL_TIMEOUT_S, Lane, Overflow, in_lane
 from .registry import Handler, Middleware, Next, Run, compile_handler, handler_name, missing_handler

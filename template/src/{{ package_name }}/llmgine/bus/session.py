@@ -8,8 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from ..errors import HandlerExistsError
-from ..messages import Command, Event, R
-from .events import CommandResult
+from ..messages import Command, CommandResult, Event, R
 from .lane import Lane, Overflow
 from .registry import Handler, Run
 

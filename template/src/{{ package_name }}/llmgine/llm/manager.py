@@ -5,17 +5,162 @@ from __future__ import annotations
 
 import contextvars
 import difflib
+import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+from typing import Protocol
 
-from pydantic import SecretStr
+from pydantic import JsonValue, SecretStr
 
-from ..contracts import Accumulator, Chunk, LLMRequest, LLMResponse
+from ..contracts import (
+    Accumulator,
+    ChatMessage,
+    Chunk,
+    LLMRequest,
+    LLMResponse,
+    Part,
+    ReasoningPart,
+    TextPart,
+    ToolCall,
+    ToolResult,
+)
 from ..errors import LLMError, UnknownModelError
 from ..observability import Observer, Span, semconv
-from . import _attributes
-from .provider import Provider
+
+
+class Provider(Protocol):
+    """Answers model calls. Law: `accumulate(stream(request)) == await complete(request)`.
+
+    Both raise `LLMError` and nothing else when the call fails. A stream ends with exactly one
+    `StreamEnd`; closing it early closes the connection behind it.
+    """
+
+    @property
+    def name(self) -> str:
+        """The first half of a model's name: `openai` in `openai/gpt-5.1`."""
+        ...
+
+    async def complete(self, request: LLMRequest) -> LLMResponse: ...
+
+    def stream(self, request: LLMRequest) -> AsyncIterator[Chunk]: ...
+
+    async def aclose(self) -> None:
+        """Give back connections and threads; the provider is not used after it."""
+        ...
+
+
+Attributes = dict[str, str | bool | int | float | Sequence[str]]
+
+# The conventions' names of the vendors that litellm calls otherwise.
+_VENDORS = {
+    "azure": "azure.ai.openai",
+    "azure_ai": "azure.ai.inference",
+    "bedrock": "aws.bedrock",
+    "gemini": "gcp.gemini",
+    "mistral": "mistral_ai",
+    "moonshot": "moonshot_ai",
+    "vertex_ai": "gcp.vertex_ai",
+    "watsonx": "ibm.watsonx.ai",
+    "xai": "x_ai",
+}
+
+
+def _request_attributes(provider_name: str, request: LLMRequest, *, stream: bool) -> Attributes:
+    """Without content."""
+    attributes: Attributes = {
+        semconv.OPERATION_NAME: semconv.CHAT,
+        semconv.PROVIDER_NAME: _vendor(provider_name, request.model),
+        semconv.REQUEST_MODEL: request.model,
+    }
+    if stream:
+        attributes[semconv.REQUEST_STREAM] = True
+    if request.stop:
+        attributes[semconv.REQUEST_STOP_SEQUENCES] = request.stop
+    optional = {
+        semconv.CONVERSATION_ID: request.conversation_id,
+        semconv.REQUEST_MAX_TOKENS: request.max_output_tokens,
+        semconv.REQUEST_TEMPERATURE: request.temperature,
+        semconv.REQUEST_SEED: request.seed,
+    }
+    attributes |= {name: value for name, value in optional.items() if value is not None}
+    return attributes
+
+
+def _server_attributes(provider: object) -> Attributes:
+    """The address and port, where the provider has them: it then calls one server."""
+    address = getattr(provider, "server_address", None)
+    port = getattr(provider, "server_port", None)
+    if not isinstance(address, str) or not isinstance(port, int):
+        return {}
+    return {semconv.SERVER_ADDRESS: address, semconv.SERVER_PORT: port}
+
+
+def _response_attributes(response: LLMResponse) -> Attributes:
+    """Without content. What nobody said is left out: it is unknown, not zero."""
+    attributes: Attributes = {
+        semconv.RESPONSE_MODEL: response.model,
+        semconv.RESPONSE_FINISH_REASONS: (response.finish_reason.value,),
+    }
+    if response.id:
+        attributes[semconv.RESPONSE_ID] = response.id
+    if response.cost is not None and response.cost.currency == "USD":
+        attributes[semconv.LLM_COST_USD] = float(response.cost.amount)
+    if (usage := response.usage) is not None:
+        attributes |= {
+            semconv.USAGE_INPUT_TOKENS: usage.input_tokens,
+            semconv.USAGE_OUTPUT_TOKENS: usage.output_tokens,
+            semconv.USAGE_CACHE_READ_INPUT_TOKENS: usage.cache_read_tokens,
+            semconv.USAGE_CACHE_WRITE_INPUT_TOKENS: usage.cache_write_tokens,
+            semconv.USAGE_REASONING_OUTPUT_TOKENS: usage.reasoning_tokens,
+        }
+    return attributes
+
+
+def _input_attributes(request: LLMRequest) -> Attributes:
+    """Content: one JSON text for each list, for a span keeps few attributes."""
+    attributes: Attributes = {
+        semconv.INPUT_MESSAGES: json.dumps([_message(message) for message in request.messages])
+    }
+    if request.tools:
+        tools = [{"type": "function", **tool.model_dump()} for tool in request.tools]
+        attributes[semconv.TOOL_DEFINITIONS] = json.dumps(tools)
+    return attributes
+
+
+def _output_attributes(response: LLMResponse) -> Attributes:
+    """Content."""
+    message = {**_message(response.message), "finish_reason": response.finish_reason.value}
+    return {semconv.OUTPUT_MESSAGES: json.dumps([message])}
+
+
+def _vendor(provider_name: str, model: str) -> str:
+    if provider_name != "litellm":
+        return provider_name
+    vendor, slash, _ = model.partition("/")
+    return _VENDORS.get(vendor, vendor) if slash else provider_name
+
+
+def _message(message: ChatMessage) -> dict[str, JsonValue]:
+    return {"role": message.role, "parts": [_part(part) for part in message.parts]}
+
+
+def _part(part: Part) -> dict[str, JsonValue]:
+    match part:
+        case TextPart():
+            return {"type": "text", "content": part.text}
+        case ReasoningPart():
+            return {"type": "reasoning", "content": part.text}
+        case ToolCall():
+            return {
+                "type": "tool_call",
+                "id": part.id,
+                "name": part.name,
+                "arguments": part.arguments,
+            }
+        case ToolResult():
+            return {"type": "tool_call_response", "id": part.call_id, "response": part.content}
+
 
 # Providers that serve many models: their name alone does not say which.
 _NEED_A_MODEL = {"openai": "gpt-5.1", "litellm": "anthropic/claude-sonnet-4-5"}
@@ -133,17 +278,17 @@ class LLMManager:
     def _span(
         self, provider: Provider, request: LLMRequest, *, stream: bool
     ) -> AbstractContextManager[Span]:
-        attributes = _attributes.of_request(provider.name, request, stream=stream)
-        attributes |= _attributes.of_server(provider)
+        attributes = _request_attributes(provider.name, request, stream=stream)
+        attributes |= _server_attributes(provider)
         if self._observer.capture_content:
-            attributes |= _attributes.of_input(request)
+            attributes |= _input_attributes(request)
         name = semconv.chat_span(request.model)
         return self._observer.span(name, kind="client", attributes=attributes)
 
     def _record(self, span: Span, response: LLMResponse) -> None:
-        attributes = _attributes.of_response(response)
+        attributes = _response_attributes(response)
         if self._observer.capture_content:
-            attributes |= _attributes.of_output(response)
+            attributes |= _output_attributes(response)
         for name, value in attributes.items():
             span.set(name, value)
 

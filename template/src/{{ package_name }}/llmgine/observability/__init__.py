@@ -2,9 +2,18 @@
 """What the application does, told as spans and records; independent of the message bus."""
 
 from . import semconv
-from .events import EventRecorder, Metric, MetricEvent, TraceEvent
 from .logs import configure_logging
-from .observer import AttributeValue, Observer, Span, SpanKind, otlp_exporter
+from .observer import (
+    AttributeValue,
+    EventRecorder,
+    Metric,
+    MetricEvent,
+    Observer,
+    Span,
+    SpanKind,
+    TraceEvent,
+    otlp_exporter,
+)
 from .reading import LogReader, SpanNode, Trace, last_trace_id, log_files, trace_tree
 from .records import Kind, Record, Sink
 from .redaction import Redactor

@@ -20,9 +20,8 @@ from typing import Any, TypeVar
 from ..contracts import ToolCall, ToolResult, ToolSpec, ToolStatus
 from ..errors import ConfigurationError, ToolDefinitionError
 from ..observability import Observer, semconv
-from ._signature import label_of
 from ._values import ArgumentsError, ResultError, cut, parse_arguments, render
-from .schema import Definition, define
+from .schema import Definition, define, label_of
 
 _Job = tuple["Future[Any]", Context, Callable[[], Any]]
 

@@ -39,14 +39,14 @@ async def ask(entry: Entry, prompt: str | None, *, model: str | None, wanted: st
         began = time.monotonic()
         try:
             with entry.traced(app, "cli.ask"):
-                result = await take_turn(app, text, conversation_id, view)
+                try:
+                    result = await take_turn(app, text, conversation_id, view)
+                finally:
+                    view.end_line()
         except asyncio.CancelledError:
-            view.end_line()
             note = f"stopped; what was said is kept in conversation {conversation_id}"
             print(dim(note, sys.stderr), file=sys.stderr)
             raise
-        finally:
-            view.end_line()
         if not view.said:
             print(result.text, flush=True)
         status = f"{status_line(result, time.monotonic() - began)} · conversation {conversation_id}"
@@ -155,7 +155,7 @@ class TextView:
                 self._note(f"→ {happening.name}({_compact(happening.arguments)})")
             case ToolResult():
                 content = happening.content
-                self._note(f"← {happening.name} {happening.status}: {content}", happening.ok)
+                self._note(f"← {happening.name} {happening.status}: {content}", ok=happening.ok)
 
     def end_line(self) -> None:
         if self._in_line:
@@ -169,7 +169,7 @@ class TextView:
             self.said = True
             self._in_line = not shown.endswith("\n")
 
-    def _note(self, text: str, ok: bool = True) -> None:
+    def _note(self, text: str, *, ok: bool = True) -> None:
         self.end_line()
         line = shorten(text, width_columns())
         print(dim(line, self._err) if ok else red(line, self._err), file=self._err, flush=True)

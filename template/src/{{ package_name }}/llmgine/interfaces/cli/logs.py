@@ -213,7 +213,9 @@ def _span_lines(node: SpanNode, depth: int, layout: Layout) -> Iterator[str]:
     details = describe(node)
     failed = _failed(span)
     paint = red if failed else dim
-    if details and layout.details >= LEAST_DETAIL_COLUMNS:
+    # What went wrong is cut as late as can be.
+    needed = cells(details) if failed else LEAST_DETAIL_COLUMNS
+    if details and layout.details >= needed:
         yield f"{line}  {paint(shorten(details, layout.details), sys.stdout)}"
     else:
         yield line

@@ -70,7 +70,7 @@ class HttpServer:
 
     def _session(self) -> aiohttp.ClientSession:
         loop = asyncio.get_running_loop()
-        session = next(iter(self._sessions.values()), None)
+        session = self._sessions.get(loop)
         if session is None:
             # How many calls run at once is the caller's decision, not the pool's.
             connector = aiohttp.TCPConnector(limit=0)

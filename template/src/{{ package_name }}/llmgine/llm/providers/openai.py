@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,10 +19,77 @@ from ...contracts import Chunk, LLMRequest, LLMResponse
 from ...errors import ConfigurationError, LLMError, LLMErrorKind, MissingKeyError
 from ._chat_completions import StreamDecoder, complete, decode_response, encode_request
 from ._failures import GENERAL_FIXES, Origin, Refusal
-from ._sse import EventReader, EventTooLargeError
 
 if TYPE_CHECKING:
     from ._http import HttpReply, HttpServer
+
+
+# A carriage return at the end of a piece may be the first half of a line's end: wait for the rest.
+_LINE_END = re.compile(rb"\r\n|\n|\r(?!\Z)")
+
+
+class EventTooLargeError(ValueError):
+    """One event is larger than the limit."""
+
+
+class EventReader:
+    """Yields the data of each event as soon as its last byte is there.
+
+    Lenient where servers are: a space after `data:` may be missing, an event may end with the
+    stream. An unfinished line at the end of the stream is dropped; it was cut.
+
+    Source: https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream
+    """
+
+    def __init__(self, max_event_bytes: int) -> None:
+        self._max_event_bytes = max_event_bytes
+        self._rest = bytearray()
+        self._searched = 0
+        self._data: list[bytes] = []
+        self._data_bytes = 0
+
+    def feed(self, piece: bytes) -> Iterator[str]:
+        """Take the next bytes.
+
+        Raises:
+            EventTooLargeError: an event outgrows the limit.
+        """
+        self._rest += piece
+        begin = 0
+        for end in _LINE_END.finditer(self._rest, self._searched):
+            line = bytes(self._rest[begin : end.start()])
+            begin = end.end()
+            if line:
+                self._take(line)
+            elif self._data:
+                yield self._event()
+        del self._rest[:begin]
+        self._searched = max(0, len(self._rest) - 1)
+        self._check(len(self._rest))
+
+    def finish(self) -> Iterator[str]:
+        """What is left when the stream has ended."""
+        if self._rest.endswith(b"\r"):
+            self._take(bytes(self._rest[:-1]))
+        if self._data:
+            yield self._event()
+
+    def _take(self, line: bytes) -> None:
+        name, _, value = line.partition(b":")
+        if name == b"data":
+            self._data.append(value.removeprefix(b" "))
+            self._data_bytes += len(value)
+            self._check(self._data_bytes)
+
+    def _check(self, size_bytes: int) -> None:
+        if size_bytes > self._max_event_bytes:
+            raise EventTooLargeError(f"an event of more than {self._max_event_bytes} bytes")
+
+    def _event(self) -> str:
+        data = b"\n".join(self._data)
+        self._data, self._data_bytes = [], 0
+        return data.decode("utf-8", "replace")
+
 
 DEFAULT_BASE_URL = "https://api.openai.com/v1"
 _MAX_BODY_BYTES = 32 * 2**20
@@ -178,7 +245,7 @@ def _check_key(key: SecretStr | str | None, host: str) -> SecretStr | None:
         raise ConfigurationError(
             "OPENAI_API_KEY holds characters that no key has; copy it again from its source."
         )
-    if not plain and host == "api.openai.com":
+    if not plain and host.endswith(".openai.com"):
         raise MissingKeyError(
             "OpenAI needs a key. Set OPENAI_API_KEY in the environment or in .env, or set "
             "OPENAI_BASE_URL to a server that needs none."

@@ -10,11 +10,9 @@ from dataclasses import dataclass, field
 from pydantic import JsonValue
 
 from . import texts, values
-from .clause import Clause, Found
-from .schema import Schema, fits, identity, type_of
-from .slots import Slot, rank, slots_of
+from .language import Clause, Found, stem
+from .schema import Schema, Slot, fits, identity, rank, slots_of, type_of
 from .texts import Reading
-from .words import stem
 
 _LISTED = re.compile(r"\s{0,3}(?:,|&|(?:, ?)?(?:and|or)\b)\s{0,3}(?:(?:in|to|for|the|for the) )?")
 _DEEPEST = 4

@@ -10,20 +10,20 @@ from datetime import datetime
 from typing import Any
 
 from ....contracts import ToolSpec
-from .clause import Clause
 from .fill import Filled, fill
-from .slots import slots_of
-from .words import (
+from .language import (
     NOUNS,
     QUESTIONS,
     SAVE_ALONE,
     STOP,
     VERBS,
+    Clause,
     name_words,
     split_words,
     stem,
     word_set,
 )
+from .schema import slots_of
 
 _MAX_REQUESTS = 8
 _CANDIDATES = 5

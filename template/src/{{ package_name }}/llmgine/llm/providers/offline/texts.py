@@ -7,9 +7,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from .clause import Clause, Found
-from .slots import Slot
-from .words import ARTICLES, POLITE, PREPOSITIONS, STOP, word_set
+from .language import ARTICLES, POLITE, PREPOSITIONS, STOP, Clause, Found, word_set
+from .schema import Slot
 
 _SEPARATOR = re.compile(r"\s{0,4}(?:[:=]\s*|(?:is|as|of|to be)\s+(?=[\"'“]))?")
 _STRICT = re.compile(r"\s{0,4}[:=\"'“]")

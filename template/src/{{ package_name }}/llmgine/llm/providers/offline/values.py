@@ -11,11 +11,9 @@ from uuid import UUID
 
 from pydantic import JsonValue
 
-from .clause import Clause, Found, Spans
+from .language import ARTICLES, PREPOSITIONS, Clause, Found, Spans, split_words, word_set
 from .moments import Moment, find_durations
-from .schema import Schema, type_of
-from .slots import IDENTIFIER, Slot
-from .words import ARTICLES, PREPOSITIONS, split_words, word_set
+from .schema import IDENTIFIER, Schema, Slot, type_of
 
 _ADDRESS = re.compile(r"[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}")
 _ON = word_set("on true yes enable enabled enabling activate start open")

@@ -1,1 +1,0 @@
-"""Orders: each has exactly one handler. One file for each topic. Yours."""

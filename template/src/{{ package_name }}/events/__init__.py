@@ -1,1 +1,0 @@
-"""Past facts: each has any number of handlers. One file for each topic. Yours."""

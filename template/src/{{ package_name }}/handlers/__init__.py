@@ -1,1 +1,0 @@
-"""What happens: functions that take one message; registered in bootstrap.py. Yours."""

@@ -1,1 +1,0 @@
-"""Business logic and the outside world, free of messages and models. Yours."""

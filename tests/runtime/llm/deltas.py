@@ -1,0 +1,36 @@
+"""Chat Completions bodies and deltas, and what a stream of them adds up to."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from app.llmgine.contracts import (
+    ChatMessage,
+    LLMRequest,
+    LLMResponse,
+    accumulate,
+)
+from app.llmgine.llm.providers._chat_completions import (
+    StreamDecoder,
+)
+from app.llmgine.llm.providers._failures import Origin
+
+REQUEST = LLMRequest(model="m", messages=(ChatMessage.user("hi"),))
+ORIGIN = Origin("openai", "m")
+
+
+def streamed(events: Sequence[Any], *, said_done: bool = True) -> LLMResponse:
+    decoder = StreamDecoder(REQUEST, ORIGIN)
+    chunks = [chunk for event in events for chunk in decoder.feed(event)]
+    return accumulate([*chunks, *decoder.end(said_done=said_done)])
+
+
+def delta(finish_reason: str | None = None, **fields: Any) -> dict[str, Any]:
+    return {"id": "x", "choices": [{"index": 0, "delta": fields, "finish_reason": finish_reason}]}
+
+
+def call_delta(finish_reason: str | None = None, **fields: Any) -> dict[str, Any]:
+    return delta(finish_reason, tool_calls=[fields])
+
+
+def body(**message: Any) -> dict[str, Any]:
+    return {"id": "x", "choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
