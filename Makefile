@@ -4,8 +4,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
-PEERS := build/peers
-PEERS_READY := $(PEERS)/.ready
+BENCH_READY := .venv/.bench-ready
+LITELLM := build/litellm
+LITELLM_READY := $(LITELLM)/.ready
 RUNTIME := tests/app
 
 # A machine may forbid .pyc files; everything measured here is about a warm start.
@@ -20,10 +21,10 @@ help: ## this list
 demo: $(READY) ## render an application, ask it two things, show its answers and its trace
 	@$(BIN)/python scripts/demo.py
 
-test: check $(PEERS_READY) ## everything: the checks, then the runtime, the renders and the updates (minutes)
-	@echo "== tests of the litellm adapter, with litellm"
-	@$(PEERS)/bin/pytest tests/runtime/llm/test_litellm.py tests/runtime/llm/test_provider_conformance.py
-	@echo "== tests"
+test: check $(LITELLM_READY) ## everything: the checks, then the runtime, the renders and the updates (minutes)
+	@echo "== tests of the litellm adapter, with litellm installed"
+	@$(LITELLM)/bin/pytest $(addprefix tests/runtime/llm/test_,litellm.py provider_conformance.py)
+	@echo "== tests of everything"
 	@$(BIN)/pytest
 
 check: $(READY) ## format, lint, types and imports, on the runtime as it lies and on a render
@@ -48,8 +49,8 @@ format: $(READY) ## write what can be written: format, simple fixes, manifest, f
 	@$(BIN)/python scripts/manifest.py
 	@$(BIN)/python scripts/tree.py
 
-bench: $(PEERS_READY) ## measure against the peers, side by side (minutes)
-	@$(PEERS)/bin/python -m benchmarks
+bench: $(BENCH_READY) ## measure against the peers, side by side (minutes)
+	@$(BIN)/python -m benchmarks
 
 sample: $(READY) ## render an application with the default answers into build/sample
 	@rm -rf build/sample
@@ -68,10 +69,14 @@ $(READY): pyproject.toml Makefile
 	@UV_COMPILE_BYTECODE=1 $(BIN)/uv pip install --quiet --python $(BIN)/python --group dev
 	@touch $@
 
-# litellm and the peers live apart: beside them, nothing could tell how it goes without them.
-$(PEERS_READY): $(READY)
-	@echo "== set-up: $(PEERS), once (about a minute)"
-	@test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
-	@UV_COMPILE_BYTECODE=1 $(BIN)/uv pip install --quiet --python $(PEERS)/bin/python \
-		--group dev --group peers
+$(BENCH_READY): $(READY)
+	@echo "== set-up: the peers, once"
+	@UV_COMPILE_BYTECODE=1 $(BIN)/uv pip install --quiet --python $(BIN)/python --group bench
+	@touch $@
+
+# litellm lives apart: beside it, no test could tell how it goes without it.
+$(LITELLM_READY): $(READY)
+	@echo "== set-up: $(LITELLM), once"
+	@test -x $(LITELLM)/bin/python || $(PYTHON) -m venv $(LITELLM)
+	@UV_COMPILE_BYTECODE=1 $(BIN)/uv pip install --quiet --python $(LITELLM)/bin/python --group litellm
 	@touch $@

@@ -21,6 +21,7 @@ from app.llmgine.contracts import (
     ToolStatus,
     Usage,
 )
+from app.llmgine.engine import PromptResult
 
 # Short, so that the same text and the same id turn up twice.
 texts = st.text(max_size=12)
@@ -112,3 +113,14 @@ reasoning_deltas = st.builds(ReasoningDelta, text=texts, signature=st.none() | t
 call_starts = st.builds(ToolCallStart, index=indexes, id=call_ids, name=names)
 arguments_deltas = st.builds(ToolCallArgumentsDelta, index=indexes, text=texts)
 chunks = text_deltas | reasoning_deltas | call_starts | arguments_deltas | stream_ends
+
+prompt_results = st.builds(
+    PromptResult,
+    conversation_id=texts,
+    text=texts,
+    finish_reason=st.sampled_from(FinishReason),
+    steps=counts,
+    usage=st.none() | usages,
+    cost=st.none() | moneys,
+    trace_id=st.none() | texts,
+)

@@ -31,6 +31,7 @@ from app.llmgine.contracts import (
     Usage,
     accumulate,
 )
+from app.llmgine.engine import PromptResult
 from app.llmgine.errors import LLMError, LLMErrorKind
 from runtime import strategies
 
@@ -40,6 +41,7 @@ STRATEGIES: dict[type[Contract], st.SearchStrategy[Contract]] = {
     LLMRequest: strategies.llm_requests,
     LLMResponse: strategies.llm_responses,
     Money: strategies.moneys,
+    PromptResult: strategies.prompt_results,
     ReasoningDelta: strategies.reasoning_deltas,
     ReasoningPart: strategies.reasoning_parts,
     StreamEnd: strategies.stream_ends,
