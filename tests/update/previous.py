@@ -33,7 +33,7 @@ def become_previous(template: Path) -> None:
 
     # What is merged was a little different, too.
     pyproject = template / "pyproject.toml.jinja"
-    _replace(pyproject, '"rich>=', '"rich>=13.9,!=')
+    _replace(pyproject, '"structlog>=', '"structlog>=24,!=')
     _replace(pyproject, '    "tzdata>=2025.2",\n', "")
     _replace(pyproject, '    "ruff>=', '    "pytest-timeout>=2",\n    "ruff>=')
     _replace(template / "AGENTS.md.jinja", "## Rules", "## The rules")
