@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import subprocess
 import sys
 
 from rendering import ROOT, git
@@ -53,7 +54,9 @@ def main() -> int:
         print("\n".join(["Not released:", *(f"- {problem}" for problem in found)]), file=sys.stderr)
         return 1
     commit = git(ROOT, "rev-parse", "HEAD").strip()
-    git(ROOT, "tag", "--annotate", f"v{version}", "--message", f"v{version}", commit)
+    # Plain git: the tag bears the releaser's own name, and signature.
+    tag = ["git", "tag", "--annotate", f"v{version}", "--message", f"v{version}", commit]
+    subprocess.run(tag, cwd=ROOT, check=True)
     with VERSIONS.open("a", encoding="utf-8") as versions:
         versions.write(f"v{version} {commit}\n")
     print(f"Tagged {commit[:12]} as v{version}. Now commit {VERSIONS.relative_to(ROOT)}, then:")

@@ -13,7 +13,10 @@ from ..report import Figure, Goal, Report, at_least, at_most
 from . import blinker, bubus, cqrs, floor, llmgine, pyee
 from .subject import Handled, Subject
 
-SUBJECTS = [module.SUBJECT for module in (floor, llmgine, blinker, pyee, cqrs, bubus)]
+SUBJECTS = [
+    *(module.SUBJECT for module in (floor, llmgine, blinker, pyee, cqrs, bubus)),
+    cqrs.ALONE,
+]
 COMMAND, ONE, TEN = "command", "event → 1 handler", "event → 10 handlers"
 SCENARIOS = {COMMAND: 0, ONE: 1, TEN: 10}
 Seconds = dict[tuple[str, str], list[float]]

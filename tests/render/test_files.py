@@ -14,6 +14,7 @@ import pytest
 import yaml
 from pathspec import PathSpec
 
+from app.llmgine.settings import RuntimeSettings
 from manifest import RUNTIME, manifest_of
 from render.answers import ANSWER_SETS, DEFAULT
 from render.conftest import Rendered
@@ -187,6 +188,13 @@ def test_every_requirement_has_a_floor_and_a_bound(rendered: Rendered) -> None:
         name = re.split(r"[<>=!]", requirement)[0]
         assert ">=" in requirement, requirement
         assert re.search(r",<\d", requirement) or name in calendar, requirement
+
+
+def test_the_example_environment_names_settings_that_exist(rendered: Rendered) -> None:
+    named = re.findall(r"^#?LLMGINE_(\w+)=", _text(rendered(DEFAULT) / ".env.example"), re.M)
+
+    assert named
+    assert {name.lower() for name in named} <= RuntimeSettings.model_fields.keys()
 
 
 def test_actions_are_pinned_by_commit_and_get_no_right_in_vain(rendered: Rendered) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -147,6 +149,17 @@ def test_the_first_run_works_with_no_network_at_all(default: Project, tmp_path: 
     data = {"LLMGINE_DATA_DIR": str(tmp_path / "data"), "LLMGINE_LOG_DIR": str(tmp_path / "logs")}
 
     assert "Asia/Tokyo" in default.run(*OWN_NETWORK, program, "ask", QUESTION, env=data)
+
+
+def test_the_commands_of_its_readme_work_in_their_order(rendered: Rendered, tmp_path: Path) -> None:
+    project = own(rendered(DEFAULT), tmp_path / "app")
+    readme = (project.folder / "README.md").read_text("utf-8")
+    [first_block] = re.findall(r"^```\n(uv sync\n.*?)^```", readme, re.MULTILINE | re.DOTALL)
+
+    for line in first_block.splitlines():
+        program, *words = shlex.split(line)
+        assert program == "uv"
+        project.uv(*words)
 
 
 def test_doctor_finds_nothing_wrong_with_a_fresh_project(default: Project) -> None:
