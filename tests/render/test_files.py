@@ -33,7 +33,7 @@ MERGED = {
     "pyproject.toml",
 }
 HEADERS = {"template": "The template's file", "merged": "Merged:", "yours": "This file is yours"}
-UNMARKED = {"MANIFEST", "py.typed"}
+UNMARKED = {"MANIFEST"}
 BAD_ON_WINDOWS = re.compile(
     r'[<>:"\\|?*\x00-\x1f]|[. ]$|^(con|prn|aux|nul|com\d|lpt\d)(\.|$)', re.I
 )

@@ -332,3 +332,57 @@ def test_identifiers_sort_by_time_and_are_valid_uuids_of_version_7():
     assert len(set(ids)) == 1000
     assert {UUID(i).version for i in ids} == {7}
     assert {UUID(i).variant for i in ids} == {"specified in RFC 4122"}
+
+
+async def test_a_thread_that_raises_stop_iteration_fails_instead_of_hanging():
+    def exhausted(_: Shout) -> str:
+        return next(iter([]))
+
+    bus = MessageBus()
+    bus.register_command_handler(Shout, exhausted)
+
+    async with asyncio.timeout(10), bus:
+        with pytest.raises(RuntimeError, match="exhausted raised StopIteration"):
+            await bus.execute(Shout(text=""))
+
+
+async def test_a_command_succeeds_though_nobody_has_room_for_its_result():
+    release, entered = asyncio.Event(), asyncio.Event()
+
+    async def slow(_: CommandResultEvent) -> None:
+        entered.set()
+        await release.wait()
+
+    bus = MessageBus()
+    bus.register_command_handler(Shout, shout)
+    bus.register_event_handler(
+        CommandResultEvent, slow, capacity=1, concurrency=1, overflow="reject"
+    )
+
+    async with bus:
+        await bus.execute(Shout(text="running"))
+        await entered.wait()
+        await bus.execute(Shout(text="queued"))
+        assert await bus.execute(Shout(text="full")) == "FULL"
+        release.set()
+
+
+async def test_an_error_whose_message_cannot_be_read_still_reaches_the_caller():
+    class UnreadableError(Exception):
+        def __str__(self) -> str:
+            raise TypeError
+
+    async def broken(_: Shout) -> str:
+        raise UnreadableError
+
+    told = []
+    bus = MessageBus()
+    bus.register_command_handler(Shout, broken)
+    bus.register_event_handler(CommandErrorEvent, seen(told))
+
+    async with bus:
+        with pytest.raises(UnreadableError):
+            await bus.execute(Shout(text=""))
+        await bus.idle()
+
+    assert told[0].error == "(its message cannot be read: TypeError)"

@@ -345,3 +345,56 @@ async def test_a_concurrency_of_one_keeps_all_events_in_order_whatever_their_key
         await bus.idle()
 
     assert seen == list(range(20))
+
+
+async def test_a_handler_whose_error_cannot_be_read_does_not_stop_its_lane():
+    class UnreadableError(Exception):
+        def __str__(self) -> str:
+            raise TypeError
+
+    seen = []
+
+    async def breaks_once(event: Counted) -> None:
+        if event.n == 0:
+            raise UnreadableError
+        seen.append(event.n)
+
+    bus = MessageBus()
+    bus.register_event_handler(Counted, breaks_once)
+
+    async with bus:
+        for n in range(4):
+            await bus.publish(Counted(n=n), key="same")
+        await bus.idle()
+
+    assert seen == [1, 2, 3]
+
+
+@pytest.mark.parametrize("overflow", ["drop_oldest", "drop_new"])
+async def test_a_lane_that_drops_stays_bounded_when_a_handler_publishes(overflow, caplog):
+    gate = Gate()
+
+    async def flood(_: CountedTwice) -> None:
+        for n in range(100):
+            await bus.publish(Counted(n=n))
+
+    bus = MessageBus()
+    bus.register_event_handler(Counted, gate, capacity=5, concurrency=1, overflow=overflow)
+    bus.register_event_handler(CountedTwice, flood)
+
+    async with bus:
+        await bus.publish(CountedTwice(n=1000))
+        await gate.entered.wait()
+        gate.opened.set()
+        await bus.idle()
+
+    assert len(gate.seen) <= 7
+    assert [r.getMessage() for r in caplog.records if "drops" in r.getMessage()]
+
+
+@pytest.mark.parametrize("wrong", [{"capacity": 0}, {"concurrency": 0}, {"overflow": "explode"}])
+def test_limits_that_would_never_handle_anything_are_refused(wrong):
+    from app.llmgine.errors import BusError
+
+    with pytest.raises(BusError, match="must be at least 1"):
+        MessageBus().register_event_handler(Counted, collector([]), **wrong)

@@ -208,3 +208,81 @@ asyncio.run(main())
 
     assert finished.returncode == 0, finished.stderr
     assert finished.stdout == "handled\n"
+
+
+async def test_stopping_while_it_stops_waits_for_the_first():
+    entered, release, seen = asyncio.Event(), asyncio.Event(), []
+
+    async def ask(_: Ask) -> str:
+        entered.set()
+        await release.wait()
+        await bus.publish(Said(text="still open"))
+        return ""
+
+    async def note(event: Said) -> None:
+        seen.append(event.text)
+
+    bus = MessageBus()
+    bus.register_command_handler(Ask, ask)
+    bus.register_event_handler(Said, note)
+    await bus.start()
+    running = asyncio.create_task(bus.execute(Ask()))
+    await entered.wait()
+
+    first = asyncio.create_task(bus.stop())
+    await asyncio.sleep(0)
+    second = asyncio.create_task(bus.stop())
+    await asyncio.sleep(0)
+    assert not second.done()
+    release.set()
+    await asyncio.gather(first, second, running)
+
+    assert seen == ["still open"]
+
+
+async def test_what_a_cancelled_command_says_of_its_end_is_reported_and_does_not_run_later():
+    from app.llmgine.bus import CommandErrorEvent
+
+    entered, told = asyncio.Event(), []
+
+    async def hang(_: Ask) -> str:
+        entered.set()
+        await asyncio.Event().wait()
+        return ""
+
+    async def note(event: CommandErrorEvent) -> None:
+        await asyncio.sleep(0)
+        told.append(event)
+
+    bus = MessageBus()
+    bus.register_command_handler(Ask, hang)
+    bus.register_event_handler(CommandErrorEvent, note)
+    await bus.start()
+    running = asyncio.create_task(bus.execute(Ask()))
+    await entered.wait()
+
+    report = await bus.stop(grace_s=0)
+    await asyncio.gather(running, return_exceptions=True)
+
+    assert report.commands == ("Ask",)
+    assert bool(told) != any("CommandErrorEvent" in event for event in report.events)
+
+
+async def test_a_stop_that_is_cancelled_leaves_nothing_running():
+    async def stuck(_: Said) -> None:
+        await asyncio.Event().wait()
+
+    bus = MessageBus()
+    bus.register_event_handler(Said, stuck)
+    await bus.start()
+    before = asyncio.all_tasks()
+    await bus.publish(Said(text=""))
+    await asyncio.sleep(0)
+
+    stopping = asyncio.create_task(bus.stop())
+    await asyncio.sleep(0)
+    stopping.cancel()
+    await asyncio.gather(stopping, return_exceptions=True)
+
+    assert stopping.cancelled()
+    assert asyncio.all_tasks() == before

@@ -44,7 +44,11 @@ class Application:
         stack.push_async_callback(self.llm.aclose)
         stack.push_async_callback(self.tools.aclose)
         stack.push_async_callback(self.bus.stop, self.settings.stop_grace_s)
-        await self.bus.start()
+        try:
+            await self.bus.start()
+        except BaseException:
+            await stack.aclose()
+            raise
         return self
 
     async def __aexit__(

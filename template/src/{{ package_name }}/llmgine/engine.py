@@ -120,7 +120,7 @@ class LLMEngine:
             semconv.CONVERSATION_ID: conversation_id,
         }
         lock = self._turns.setdefault(conversation_id, asyncio.Lock())
-        with self._observer.span(semconv.INVOKE_AGENT, attributes=attributes):
+        with self._observer.span(semconv.agent_span(), attributes=attributes):
             limit = asyncio.timeout(self._settings.turn_timeout_s)
             try:
                 async with limit, lock:

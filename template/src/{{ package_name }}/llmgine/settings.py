@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -92,12 +93,24 @@ class RuntimeSettings(BaseSettings):
 
     @classmethod
     def _check_names(cls) -> None:
-        known = {PREFIX + name.upper() for name in cls.model_fields}
+        variables = {PREFIX + name.upper() for name in cls.model_fields}
         for name in {*os.environ, *cls.dotenv()}:
-            if name.upper().startswith(PREFIX) and name.upper() not in known:
-                close = difflib.get_close_matches(name.upper(), known, n=1)
-                hint = f" Did you mean {close[0]}?" if close else ""
-                raise ConfigurationError(f"{name!r} is not a setting.{hint}")
+            if name.upper().startswith(PREFIX) and name.upper() not in variables:
+                raise _unknown(name, close_to=name.upper(), known=variables)
+        for name in cls._toml():
+            if name not in cls.model_fields:
+                path = cls.model_config.get("toml_file")
+                raise _unknown(f"{name} in {path}", close_to=name, known=set(cls.model_fields))
+
+    @classmethod
+    def _toml(cls) -> Mapping[str, Any]:
+        path = cls.model_config.get("toml_file")
+        if not isinstance(path, str | Path) or not Path(path).is_file():
+            return {}
+        try:
+            return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as unreadable:
+            raise ConfigurationError(f"{path} cannot be read: {unreadable}") from unreadable
 
     @classmethod
     def dotenv(cls) -> Mapping[str, str]:
@@ -111,6 +124,12 @@ class RuntimeSettings(BaseSettings):
         """Every secret value that is set, for the redactor to know."""
         values = [getattr(self, name) for name in type(self).model_fields]
         return [value.get_secret_value() for value in values if isinstance(value, SecretStr)]
+
+
+def _unknown(name: str, *, close_to: str, known: set[str]) -> ConfigurationError:
+    close = difflib.get_close_matches(close_to, known, n=1)
+    hint = f" Did you mean {close[0]}?" if close else ""
+    return ConfigurationError(f"{name!r} is not a setting.{hint}")
 
 
 def _explain(invalid: ValidationError) -> str:

@@ -27,7 +27,7 @@ from ..messages import (
     R,
     _current,
 )
-from .lane import CANCEL_TIMEOUT_S, Lane, Overflow, in_lane
+from .lane import CANCEL_TIMEOUT_S, Lane, Overflow
 from .registry import Handler, Middleware, Next, Run, compile_handler, handler_name, missing_handler
 from .session import Session
 
@@ -73,6 +73,7 @@ class MessageBus:
         self._routes: dict[type[Event], tuple[Lane, ...]] = {}
         self._sessions: dict[str, Session] = {}
         self._tells_results = False
+        self._stopped = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._idle_waiters: list[asyncio.Future[None]] = []
         self._running: dict[Envelope, tuple[Command[Any], asyncio.Task[Any] | None]] = {}
@@ -187,12 +188,13 @@ class MessageBus:
         token = _current.set(envelope)
         try:
             result: R = await run(command)
-            if self._tells_results or self._sessions:
-                await self._tell_result(command, envelope, result)
-            return result
         except BaseException as error:
             self._tell_error(command, envelope, error)
             raise
+        else:
+            if self._tells_results or self._sessions:
+                await self._tell_result(command, envelope, result)
+            return result
         finally:
             _current.reset(token)
             del self._running[envelope]
@@ -221,9 +223,11 @@ class MessageBus:
     async def _tell_result(self, command: Command[Any], envelope: Envelope, result: object) -> None:
         if self._lanes(CommandResultEvent, envelope):
             name, command_id = type(command).__name__, envelope.id
-            await self.publish(
-                CommandResultEvent(command=name, command_id=command_id, result=result)
-            )
+            event = CommandResultEvent(command=name, command_id=command_id, result=result)
+            try:
+                await self.publish(event)
+            except LaneFullError as full:
+                logger.warning("The result of %s was not told: %s", name, full)
 
     def _tell_error(self, command: Command[Any], envelope: Envelope, error: BaseException) -> None:
         if self._lanes(CommandErrorEvent, envelope):
@@ -233,7 +237,7 @@ class MessageBus:
                     command=type(command).__name__,
                     command_id=envelope.id,
                     error_type=type(error).__name__,
-                    error=str(error),
+                    error=_message(error),
                 )
             )
 
@@ -255,7 +259,7 @@ class MessageBus:
         item = (event, envelope, key or envelope.session_id)
         rejected: LaneFullError | None = None
         for lane in self._lanes(type(event), envelope):
-            if lane.queued >= lane.capacity and not in_lane.get():
+            if lane.queued >= lane.capacity:
                 try:
                     if not await lane.make_room():
                         continue
@@ -269,7 +273,8 @@ class MessageBus:
     def _put(self, event: Event) -> None:
         envelope = Envelope(_current.get())
         for lane in self._lanes(type(event), envelope):
-            lane.put((event, envelope, envelope.session_id))
+            if lane.admit():
+                lane.put((event, envelope, envelope.session_id))
 
     def _lanes(self, event_type: type[Event], envelope: Envelope) -> tuple[Lane, ...]:
         lanes = self._routes.get(event_type)
@@ -296,7 +301,7 @@ class MessageBus:
                     event_id=envelope.id,
                     handler=lane.name,
                     error_type=type(error).__name__,
-                    error=str(error),
+                    error=_message(error),
                 )
             )
 
@@ -354,8 +359,10 @@ class MessageBus:
     async def stop(self, grace_s: float = 15.0) -> StopReport:
         """Refuse new work, finish what there is, and cancel what is not done after `grace_s`.
 
-        Returns what was left undone, which is also logged. Stopping twice does nothing.
+        Returns what was left undone, which is also logged. Stopping again waits for the first.
         """
+        if self._state == "stopping":
+            await self._stopped.wait()
         if self._state != "running":
             self._state = "stopped"
             return StopReport()
@@ -364,14 +371,17 @@ class MessageBus:
         try:
             async with asyncio.timeout(grace_s):
                 await self.idle()
-        except TimeoutError:
+        except (TimeoutError, asyncio.CancelledError) as ended:
             report = await self._abandon()
             logger.warning(
                 "Stopped with work left: commands %s, events %s", report.commands, report.events
             )
+            if isinstance(ended, asyncio.CancelledError):
+                raise
         finally:
             self._state = "stopped"
             self._executor.shutdown(wait=False, cancel_futures=True)
+            self._stopped.set()
         return report
 
     async def _abandon(self) -> StopReport:
@@ -379,13 +389,14 @@ class MessageBus:
         tasks = {task for _, task in self._running.values() if task is not None}
         for task in tasks - {current_task()}:
             task.cancel()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CANCEL_TIMEOUT_S):
+                await self.wait_until(lambda: not self._running)
+        # After the commands, for what these say of their end is left undone as well.
         events: list[str] = []
         for lane in self._all_lanes():
             left = await lane.abandon()
             events += [f"{type(event).__name__} for {lane.name}" for event, _, _ in left]
-        with suppress(TimeoutError):
-            async with asyncio.timeout(CANCEL_TIMEOUT_S):
-                await self.wait_until(lambda: not self._running)
         return StopReport(commands=tuple(commands), events=tuple(events))
 
     async def __aenter__(self) -> Self:
@@ -405,3 +416,10 @@ def _matching(
     event_type: type[Event], subscriptions: list[tuple[type[Event], Lane]]
 ) -> tuple[Lane, ...]:
     return tuple(lane for wanted, lane in subscriptions if issubclass(event_type, wanted))
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as broken:
+        return f"(its message cannot be read: {type(broken).__name__})"

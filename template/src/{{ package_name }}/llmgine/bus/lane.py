@@ -4,13 +4,16 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextvars import Context, ContextVar
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
-from ..errors import LaneFullError
+from ..errors import BusError, LaneFullError
 from ..messages import Envelope, Event, _current
+
+logger = logging.getLogger(__name__)
 
 Overflow = Literal["wait", "drop_oldest", "drop_new", "reject"]
 Item = tuple[Event, Envelope, str | None]
@@ -61,6 +64,11 @@ class Lane:
         on_failure: Callable[[Lane, Event, Envelope, BaseException], None],
         on_idle: Callable[[], None],
     ) -> None:
+        if capacity < 1 or concurrency < 1 or overflow not in get_args(Overflow):
+            raise BusError(
+                f"{name}: capacity {capacity} and concurrency {concurrency} must be at least 1, "
+                f"and overflow {overflow!r} one of {', '.join(get_args(Overflow))}."
+            )
         self.name = name
         self.capacity = capacity
         self.queued = self.handled = self.failed = self.dropped = 0
@@ -115,11 +123,18 @@ class Lane:
                 f"{self.name!r} is full ({self.capacity} events). Give it a larger capacity, "
                 "more concurrency, or another overflow rule where it is registered."
             )
-        if self._overflow == "wait":
+        if self._overflow == "wait" and not in_lane.get():
             while self.queued >= self.capacity:
                 await self._wait_for_room()
+        return self.admit()
+
+    def admit(self) -> bool:
+        """Whether a new event may come in now, by the rule as far as it goes without waiting."""
+        if self.queued < self.capacity or self._overflow == "wait":
             return True
         self.dropped += 1
+        if self.dropped == 1:
+            logger.warning("%s is full (%d events) and drops some", self.name, self.capacity)
         if self._overflow == "drop_oldest":
             self._drop_oldest()
             return True
@@ -198,7 +213,7 @@ class Lane:
         for queue in queues:
             queue.clear()
         self.queued = 0
-        workers = list(self._workers)
+        workers = [worker for worker in self._workers if worker is not asyncio.current_task()]
         for worker in workers:
             worker.cancel()
         if workers:

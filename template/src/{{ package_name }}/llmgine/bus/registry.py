@@ -69,11 +69,19 @@ def _in_thread(handler: Handler, executor: Executor) -> Run:
     async def run(message: Any) -> Any:
         context = contextvars.copy_context()
         result = await asyncio.get_running_loop().run_in_executor(
-            executor, lambda: context.run(handler, message)
+            executor, lambda: context.run(_called, handler, message)
         )
         return await result if inspect.isawaitable(result) else result
 
     return run
+
+
+def _called(handler: Handler, message: Any) -> Any:
+    try:
+        return handler(message)
+    except StopIteration as error:
+        # A future cannot hold one: whoever awaits it would wait for ever.
+        raise RuntimeError(f"{handler_name(handler)} raised StopIteration") from error
 
 
 def _around(layer: Middleware, inner: Run) -> Run:
