@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from app.llmgine.contracts import ChatMessage, LLMRequest, Money
-from app.llmgine.errors import LLMError, LLMErrorKind, MissingExtraError
+from app.llmgine.errors import LLMError, LLMErrorKind, MissingExtraError, MissingKeyError
 from app.llmgine.llm.providers.litellm import LiteLLMProvider
 from runtime.llm.fake_openai import Answer, FakeOpenAI
 
@@ -128,3 +128,14 @@ def test_it_is_imported_late_and_quietly_and_keeps_to_itself(tmp_path: Path) -> 
 
     assert done.stdout == "bad_request\nTrue False None\n"
     assert done.stderr == ""
+
+
+@with_litellm
+def test_a_vendors_missing_key_is_told_before_any_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
+    monkeypatch.delenv("ANTHROPIC_AUTH_TOKEN", raising=False)
+
+    with pytest.raises(MissingKeyError, match="ANTHROPIC_API_KEY"):
+        LiteLLMProvider().check("anthropic/claude-sonnet-4-5")
+    LiteLLMProvider({"ANTHROPIC_API_KEY": "from .env"}).check("anthropic/claude-sonnet-4-5")
+    LiteLLMProvider().check("ollama/llama3")

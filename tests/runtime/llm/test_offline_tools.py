@@ -35,6 +35,11 @@ def time_in(*zones: str) -> Expected:
         ("current time in utc", time_in("UTC")),
         ("What time is it in Tokyo and London?", time_in("Asia/Tokyo", "Europe/London")),
         ("Save a note: buy oat milk", note("buy oat milk")),
+        (
+            "Save a note: find the milk, and what time is it?",
+            note("find the milk, and what time is it?"),
+        ),
+        ('save a note: "the time in Tokyo is late"', note("the time in Tokyo is late")),
         ("Save a note that Ann and Bob are coming", note("Ann and Bob are coming")),
         ("save a note that the milk is empty", note("the milk is empty")),
         ("Please save a note for me saying the milk is empty.", note("the milk is empty")),

@@ -19,4 +19,4 @@ async def ask(command: Ask, *, bus: MessageBus) -> PromptResult:
 
 
 async def log_answer(event: QuestionAnswered) -> None:
-    logger.info("Answered %s in %d steps", event.conversation_id, event.steps)
+    logger.info("Answered in %s, steps: %d", event.conversation_id, event.steps)

@@ -23,7 +23,10 @@ class Notes:
         return [text for (text,) in rows if all(word in text.lower() for word in words)]
 
     def _open(self) -> sqlite3.Connection:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        database = sqlite3.connect(self._path, timeout=5.0)
-        database.execute("CREATE TABLE IF NOT EXISTS notes (id INTEGER PRIMARY KEY, text TEXT)")
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            database = sqlite3.connect(self._path, timeout=5.0)
+            database.execute("CREATE TABLE IF NOT EXISTS notes (id INTEGER PRIMARY KEY, text TEXT)")
+        except (OSError, sqlite3.Error) as error:
+            raise RuntimeError(f"the notes in {self._path} cannot be opened: {error}") from error
         return database

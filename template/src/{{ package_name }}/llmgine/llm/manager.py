@@ -9,7 +9,7 @@ import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from pydantic import JsonValue, SecretStr
 
@@ -166,6 +166,13 @@ def _part(part: Part) -> dict[str, JsonValue]:
 _NEED_A_MODEL = {"openai": "gpt-5.1", "litellm": "anthropic/claude-sonnet-4-5"}
 
 
+@runtime_checkable
+class Checked(Protocol):
+    """A provider that can tell, without a call, what a model of it lacks."""
+
+    def check(self, model: str) -> None: ...
+
+
 class LLMManager:
     """Finds the provider of a model, makes it on first use, and records each call.
 
@@ -222,7 +229,10 @@ class LLMManager:
             MissingKeyError: its provider needs a key that is not set.
             MissingExtraError: its provider needs a package that is not installed.
         """
-        self._provider(self.resolve(model)[0])
+        name, rest = self.resolve(model)
+        provider = self._provider(name)
+        if isinstance(provider, Checked):
+            provider.check(rest)
 
     async def complete(self, request: LLMRequest) -> LLMResponse:
         """Ask, and wait for the whole answer.

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from datetime import UTC, datetime
 from types import FrameType
 from typing import Any, Protocol, TextIO
@@ -203,7 +203,9 @@ async def take_turn(
         session.register_event_handler(Event, shower.on_event)
         try:
             try:
-                return await session.execute(app.ask(prompt, conversation_id))
+                # stdout is the answer's; what a tool prints must not come between.
+                with redirect_stdout(sys.stderr):
+                    return await session.execute(app.ask(prompt, conversation_id))
             finally:
                 await session.idle()
         except asyncio.CancelledError:

@@ -276,7 +276,7 @@ def check_model(app: Application) -> Check:
     try:
         app.llm.check(model)
     except LlmgineError as error:
-        return Check("model", "fail", one_line(error), "in .env or the environment")
+        return Check("model", "fail", one_line(error))
     return Check("model", "ok", f"{model}: known, with what it needs")
 
 

@@ -8,6 +8,7 @@ import json
 import sys
 import textwrap
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from uuid import uuid4
 
 import typer
@@ -62,7 +63,8 @@ async def call_tool(entry: Entry, name: str, pairs: Sequence[str], as_json: str 
         spec = find_tool(app.tools.specs(), name)
         arguments = read_arguments(spec, pairs, as_json)
         call = ToolCall(id=uuid4().hex, name=spec.name, arguments=arguments)
-        (result,) = await app.tools.execute([call])
+        with redirect_stdout(sys.stderr):  # What the tool prints is not its result.
+            (result,) = await app.tools.execute([call])
     if result.ok:
         print(result.content)
         return

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from ...contracts import Chunk, LLMRequest, LLMResponse, Money, StreamEnd
-from ...errors import LLMError, LLMErrorKind, MissingExtraError
+from ...errors import LLMError, LLMErrorKind, MissingExtraError, MissingKeyError
 from ._chat_completions import StreamDecoder, complete, encode_request
 from ._failures import GENERAL_FIXES, Origin, Refusal
 
@@ -26,6 +26,18 @@ _FIXES = GENERAL_FIXES | {
 }
 _SECRET_NAME = re.compile(r"key|token|secret|password|credential", re.IGNORECASE)
 _PREFIX = re.compile(r"^(?:(?:litellm\.)?\w*(?:Error|Timeout): )*(?:\w+Exception - )?")
+
+
+# Vendors that answer nobody without a key, and the variables that litellm takes it from.
+_KEYS = {
+    "anthropic": ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN"),
+    "deepseek": ("DEEPSEEK_API_KEY",),
+    "gemini": ("GEMINI_API_KEY", "GOOGLE_API_KEY"),
+    "groq": ("GROQ_API_KEY",),
+    "mistral": ("MISTRAL_API_KEY",),
+    "openrouter": ("OPENROUTER_API_KEY", "OR_API_KEY"),
+    "xai": ("XAI_API_KEY",),
+}
 
 
 class LiteLLMProvider:
@@ -53,6 +65,19 @@ class LiteLLMProvider:
         self._environment = dict(environment or {})
         self._timeout_s = timeout_s
         self._litellm: Any = None
+
+    def check(self, model: str) -> None:
+        """Whether the vendor's key is set, as far as we know the vendor.
+
+        Raises:
+            MissingKeyError: it is not.
+        """
+        vendor = model.partition("/")[0]
+        known = _KEYS.get(vendor, ())
+        if known and not any(os.environ.get(key) or self._environment.get(key) for key in known):
+            raise MissingKeyError(
+                f"{vendor!r} needs a key. Set {known[0]} in the environment or in .env."
+            )
 
     async def complete(self, request: LLMRequest) -> LLMResponse:
         """Ask, and wait for the whole answer.

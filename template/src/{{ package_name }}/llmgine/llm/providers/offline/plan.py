@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from pydantic import JsonValue
+
 from ....contracts import ToolSpec
 from .fill import Filled, fill
 from .language import (
@@ -23,7 +25,7 @@ from .language import (
     stem,
     word_set,
 )
-from .schema import slots_of
+from .schema import fits, slots_of
 
 _MAX_REQUESTS = 8
 _CANDIDATES = 5
@@ -34,6 +36,7 @@ _COMPUTES = word_set("find compute convert sum subtract multiply divide")
 _READS = _COMPUTES | {"show"}
 _JOINTS = word_set("and then also plus")
 _BREAK = re.compile(r"[.?!;,:\n]")
+_SENTENCE_END = re.compile(r"[.?!;]\s|\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,9 @@ def plan(prompt: str, tools: Sequence[Tool], now: datetime, *, must: bool = Fals
 
     With `must`, the likeliest of those that can, where the prompt asks for none of them.
     """
+    dictated = _dictated(prompt, tools, now)
+    if dictated is not None:
+        return [dictated]
     done: list[tuple[str, Choice | None]] = []
     for piece in _pieces(prompt, tools, now):
         choice = _choose(Clause(piece, now), tools)
@@ -104,6 +110,29 @@ def plan(prompt: str, tools: Sequence[Tool], now: datetime, *, must: bool = Fals
     if must and all(_lacks(choice) for choice in choices):
         return _likeliest(Clause(prompt, now), tools) or choices
     return choices
+
+
+def _dictated(prompt: str, tools: Sequence[Tool], now: datetime) -> Choice | None:
+    """`save a note: ...`: one sentence after the colon is the text, if the tool takes no more."""
+    head, _, rest = prompt.partition(":")
+    text = rest.strip()
+    if not rest[:1].isspace() or not text or "\n" in head or _SENTENCE_END.search(text):
+        return None
+    choice = _choose(Clause(head, now), tools)
+    if choice is None or len(choice.filled.missing) != 1:
+        return None
+    tool = next(tool for tool in tools if tool.spec is choice.tool)
+    arguments: dict[str, JsonValue] = {choice.filled.missing[0].name: _unquoted(text)}
+    alone = len(slots_of(tool.root, tool.root)) == 1
+    if tool.reads or not alone or not fits(arguments, tool.root, tool.root):
+        return None
+    return Choice(choice.tool, Filled(arguments=arguments))
+
+
+def _unquoted(text: str) -> str:
+    pairs = {'"': '"', "'": "'", "“": "”", "«": "»"}
+    quoted = len(text) > 2 and pairs.get(text[0]) == text[-1] and text.count(text[-1]) <= 2
+    return text[1:-1] if quoted else text
 
 
 def _may_continue(before: str, previous: Choice | None, choice: Choice | None) -> bool:
