@@ -1,4 +1,4 @@
-"""https://pypi.org/project/blinker: `send_async` awaits the receivers in turn, not isolated."""
+"""The package `blinker`: `send_async` awaits the receivers in turn, not isolated."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""https://pypi.org/project/bubus: `dispatch`, then await the event or its result."""
+"""The package `bubus`: `dispatch`, then await the event or its result."""
 
 from __future__ import annotations
 

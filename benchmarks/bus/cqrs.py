@@ -1,4 +1,4 @@
-"""https://pypi.org/project/python-cqrs: a mediator by `bootstrap`, as its README makes one.
+"""The package `python-cqrs`: a mediator by `bootstrap`, as its README makes one.
 
 What `bootstrap` adds is mostly a logging middleware, so the mediators are also measured alone, as
 their docstrings build them.

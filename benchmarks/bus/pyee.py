@@ -1,4 +1,4 @@
-"""https://pypi.org/project/pyee: the asyncio emitter; a task for each handler, no results."""
+"""The package `pyee`: the asyncio emitter; a task for each handler, no results."""
 
 from __future__ import annotations
 
