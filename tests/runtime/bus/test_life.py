@@ -107,7 +107,10 @@ async def test_two_open_sessions_cannot_share_an_id():
                 pass
 
 
-async def test_stop_refuses_new_work_and_finishes_what_there_is():
+async def bus_with_a_command_running() -> tuple[
+    MessageBus, asyncio.Task[str], asyncio.Event, list[str]
+]:
+    """The bus, the command that publishes once it is released, the release, what was heard."""
     entered, release, seen = asyncio.Event(), asyncio.Event(), []
 
     async def ask(_: Ask) -> str:
@@ -125,6 +128,11 @@ async def test_stop_refuses_new_work_and_finishes_what_there_is():
     await bus.start()
     running = asyncio.create_task(bus.execute(Ask()))
     await entered.wait()
+    return bus, running, release, seen
+
+
+async def test_stop_refuses_new_work_and_finishes_what_there_is():
+    bus, running, release, seen = await bus_with_a_command_running()
 
     stopping = asyncio.create_task(bus.stop())
     await asyncio.sleep(0)
@@ -211,23 +219,7 @@ asyncio.run(main())
 
 
 async def test_stopping_while_it_stops_waits_for_the_first():
-    entered, release, seen = asyncio.Event(), asyncio.Event(), []
-
-    async def ask(_: Ask) -> str:
-        entered.set()
-        await release.wait()
-        await bus.publish(Said(text="still open"))
-        return ""
-
-    async def note(event: Said) -> None:
-        seen.append(event.text)
-
-    bus = MessageBus()
-    bus.register_command_handler(Ask, ask)
-    bus.register_event_handler(Said, note)
-    await bus.start()
-    running = asyncio.create_task(bus.execute(Ask()))
-    await entered.wait()
+    bus, running, release, seen = await bus_with_a_command_running()
 
     first = asyncio.create_task(bus.stop())
     await asyncio.sleep(0)
@@ -237,7 +229,7 @@ async def test_stopping_while_it_stops_waits_for_the_first():
     release.set()
     await asyncio.gather(first, second, running)
 
-    assert seen == ["still open"]
+    assert seen == ["sent while draining"]
 
 
 async def test_what_a_cancelled_command_says_of_its_end_is_reported_and_does_not_run_later():
