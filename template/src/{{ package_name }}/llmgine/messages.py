@@ -10,12 +10,13 @@ from __future__ import annotations
 import itertools
 import os
 import random
-import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Generic, cast
+from time import time_ns
+from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypedDict, Unpack, cast, get_origin
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict
@@ -23,8 +24,48 @@ from typing_extensions import TypeVar
 
 R = TypeVar("R", default=None)
 
-# What an identifier is made of, when somebody reads it: the time in nanoseconds, and a counter.
-_Stamp = tuple[int, int]
+Overflow = Literal["wait", "drop_oldest", "drop_new", "reject"]
+Handler = Callable[[Any], Any]
+# A middleware or a policy; what they are, the bus says.
+Layers = Sequence[Any]
+
+
+class LaneOptions(TypedDict, total=False):
+    """How the events of one subscription wait for its handler."""
+
+    capacity: int
+    """Events that may wait; 10,000 if not given."""
+    concurrency: int
+    """Events handled at once; those of one key or session stay in order. 16 if not given."""
+    overflow: Overflow
+    """What happens to an event that finds the lane full; "wait" if not given."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A batch is handed over when `size` events are there, or the first has waited `within_s`."""
+
+    size: int
+    within_s: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Binding:
+    """A message class and its handler, declared apart from any bus: `bus.include` takes it.
+
+    Several handlers are one ordered group.
+    """
+
+    message_type: type[Message]
+    handlers: tuple[Handler, ...]
+    middleware: tuple[Any, ...] = ()
+    where: Callable[[Any], bool] | None = None
+    batch: Batch | None = None
+    lane: LaneOptions = field(default_factory=LaneOptions)
+
+    @property
+    def is_command(self) -> bool:
+        return isinstance(self.message_type, type) and issubclass(self.message_type, Command)
 
 
 class Message(BaseModel):
@@ -34,11 +75,79 @@ class Message(BaseModel):
 
 
 class Command(Message, Generic[R]):
-    """An order: exactly one handler, which returns an `R`. Name it as one: `ProcessInvoice`."""
+    """An order: exactly one handler, which returns an `R`. Name it as one: `ProcessInvoice`.
+
+    A `Command[AsyncIterator[T]]` is streamed: its handler is an async generator of `T`.
+    """
+
+    if TYPE_CHECKING:
+
+        @classmethod
+        def _types(cls, command: Self, result: R, /) -> tuple[Self, R]:
+            """What a handler takes and returns; how the type checkers come to know it."""
+            return command, result
+
+    @classmethod
+    def handled_by(
+        cls, handler: Callable[[Self], Awaitable[R] | R], *, middleware: Layers = ()
+    ) -> Binding:
+        """Declare the command's handler. A wrong parameter or result is a type error here."""
+        return Binding(cls, (handler,), tuple(middleware))
 
 
 class Event(Message):
     """A past fact: any number of handlers. Name it as one: `InvoiceProcessed`."""
+
+    @classmethod
+    def handled_by(
+        cls,
+        handler: EventHandler[Self] | Sequence[EventHandler[Self]],
+        *,
+        where: Callable[[Self], bool] | None = None,
+        middleware: Layers = (),
+        **lane: Unpack[LaneOptions],
+    ) -> Binding:
+        """Declare one handler, or a group that runs in order, each after the one before."""
+        return Binding(cls, handler_tuple(handler), tuple(middleware), where, None, lane)
+
+    @classmethod
+    def handled_in_batches_by(
+        cls,
+        handler: EventHandler[list[Self]],
+        *,
+        size: int,
+        within_s: float,
+        where: Callable[[Self], bool] | None = None,
+        middleware: Layers = (),
+        **lane: Unpack[LaneOptions],
+    ) -> Binding:
+        """Declare a handler of lists, in the order of publishing, one list at a time."""
+        return Binding(cls, (handler,), tuple(middleware), where, Batch(size, within_s), lane)
+
+
+M = TypeVar("M", contravariant=True)
+EventHandler = Callable[[M], Awaitable[None] | None]
+
+
+def handler_tuple(handler: EventHandler[M] | Sequence[EventHandler[M]]) -> tuple[Handler, ...]:
+    """One handler, or a group of them, as a group."""
+    return tuple(handler) if isinstance(handler, Sequence) else (handler,)
+
+
+def result_type(command_type: type[Command[Any]]) -> Any:
+    """The `R` of a command class, as far as it is known; `None` where none is named."""
+    for base in command_type.__mro__:
+        metadata = base.__dict__.get("__pydantic_generic_metadata__", {})
+        if metadata.get("origin") is Command:
+            return metadata["args"][0]
+    return None
+
+
+def is_stream(message_type: type[Message]) -> bool:
+    """Whether it is a `Command[AsyncIterator[T]]`, for `bus.stream`."""
+    return (
+        issubclass(message_type, Command) and get_origin(result_type(message_type)) is AsyncIterator
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,100 +168,166 @@ class CommandResult(Generic[R]):
         return cast("R", self.value)
 
 
-class CommandResultEvent(Event):
-    """A command's handler returned."""
-
-    command: str
-    command_id: str
-    result: Any
+_NOTHING: Mapping[str, str] = {}
 
 
-class CommandErrorEvent(Event):
-    """A command's handler raised, or was cancelled (`error_type` is then `CancelledError`)."""
+class _Rare:
+    """What few envelopes have, kept apart so that the others do not pay for it."""
 
-    command: str
-    command_id: str
-    error_type: str
-    error: str
+    __slots__ = ("attempt", "idempotency_key", "metadata", "of_failure")
 
-
-class EventHandlerFailedEvent(Event):
-    """A handler of an event raised; the event's other handlers ran all the same."""
-
-    event: str
-    event_id: str
-    handler: str
-    error_type: str
-    error: str
+    def __init__(self) -> None:
+        self.attempt = 1
+        self.idempotency_key: str | None = None
+        self.metadata = _NOTHING
+        self.of_failure = False
 
 
 class Envelope:
     """Identity of one message: who caused it, when, in which session.
 
-    Identifiers are UUIDs of version 7 and sort by the time they were made.
+    Identifiers are UUIDs of version 7 and sort by the time they were made. `deadline` is in
+    seconds of the bus's monotonic clock; what a handler executes has its deadline too.
     """
 
+    # An identifier is a time and a number until somebody reads it. As plain slots, for a message
+    # that waits in a lane should be as few objects as possible to the garbage collector.
     __slots__ = (
-        "_cause",
-        "_origin",
-        "_stamp",
+        "_cause_no",
+        "_cause_ns",
+        "_no",
+        "_origin_no",
+        "_origin_ns",
+        "_rare",
+        "deadline",
         "key",
+        "message",
         "session_id",
         "time_ns",
         "traceparent",
     )
 
+    message: Message
     time_ns: int
     key: str | None
     session_id: str | None
     traceparent: str | None
-    _stamp: _Stamp
-    _cause: _Stamp | None
-    _origin: _Stamp
+    deadline: float | None
+    _no: int
+    _cause_ns: int
+    _cause_no: int | None
+    _origin_ns: int
+    _origin_no: int
+    _rare: _Rare | None
 
     def __init__(
         self,
+        message: Message,
         cause: Envelope | None = None,
         session_id: str | None = None,
         key: str | None = None,
         traceparent: str | None = None,
     ) -> None:
-        self.time_ns = now = time.time_ns()
-        self._stamp = stamp = (now, _next_count())
+        self.message = message
+        self.time_ns = now = time_ns()
+        self._no = number = _next_number()
         self.key = key
+        self._rare = None
         if cause is None:
-            self._cause = None
-            self._origin = stamp
+            self._cause_no = self.deadline = None
+            self._cause_ns = self._origin_ns = now
+            self._origin_no = number
             self.session_id = session_id
             self.traceparent = traceparent
         else:
-            self._cause = cause._stamp
-            self._origin = cause._origin
+            self._cause_ns = cause.time_ns
+            self._cause_no = cause._no
+            self._origin_ns = cause._origin_ns
+            self._origin_no = cause._origin_no
             self.session_id = session_id or cause.session_id
             self.traceparent = traceparent or cause.traceparent
+            self.deadline = cause.deadline
+            if cause._rare is not None:
+                self.mark(metadata=cause.metadata, of_failure=cause.of_failure)
 
     @property
     def id(self) -> str:
-        return _uuid7(self._stamp)
+        return _uuid7(self.time_ns, self._no)
 
     @property
     def correlation_id(self) -> str:
         """The `id` of the message that began it all."""
-        return _uuid7(self._origin)
+        return _uuid7(self._origin_ns, self._origin_no)
 
     @property
     def causation_id(self) -> str | None:
         """The `id` of the message whose handler sent this one."""
-        return None if self._cause is None else _uuid7(self._cause)
+        return None if self._cause_no is None else _uuid7(self._cause_ns, self._cause_no)
 
     @property
     def time(self) -> datetime:
         return datetime.fromtimestamp(self.time_ns / 1e9, UTC)
 
+    @property
+    def attempt(self) -> int:
+        """1 for the first time that a handler gets the message."""
+        return 1 if self._rare is None else self._rare.attempt
+
+    @property
+    def idempotency_key(self) -> str | None:
+        return None if self._rare is None else self._rare.idempotency_key
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """What the session says of itself, for every message in it and what these cause."""
+        return _NOTHING if self._rare is None else self._rare.metadata
+
+    @property
+    def of_failure(self) -> bool:
+        """Whether the bus's own word of a failure caused it; its failing is not told again."""
+        return self._rare is not None and self._rare.of_failure
+
+    def mark(self, **rare: Any) -> None:
+        """Set some of `attempt`, `idempotency_key`, `metadata`, `of_failure`."""
+        if self._rare is None:
+            self._rare = _Rare()
+        for name, value in rare.items():
+            setattr(self._rare, name, value)
+
+    def copy(self) -> Envelope:
+        """The same message, to be marked apart: an event's envelope is shared by its handlers."""
+        twin = _new(Envelope)
+        twin.message = self.message
+        twin.time_ns = self.time_ns
+        twin.key = self.key
+        twin.session_id = self.session_id
+        twin.traceparent = self.traceparent
+        twin.deadline = self.deadline
+        twin._no = self._no
+        twin._cause_ns = self._cause_ns
+        twin._cause_no = self._cause_no
+        twin._origin_ns = self._origin_ns
+        twin._origin_no = self._origin_no
+        twin._rare = self._rare and copy(self._rare)
+        return twin
+
+    def again(self) -> Envelope:
+        """The same message's next attempt."""
+        twin = self.copy()
+        twin.mark(attempt=self.attempt + 1)
+        return twin
+
+    def with_deadline(self, when: float) -> Envelope:
+        """The same message, due by then at the latest."""
+        twin = self.copy()
+        twin.deadline = when if self.deadline is None else min(when, self.deadline)
+        return twin
+
     def __repr__(self) -> str:
         return f"Envelope(id={self.id!r}, session_id={self.session_id!r}, key={self.key!r})"
 
 
+_new = Envelope.__new__
 _current: ContextVar[Envelope | None] = ContextVar("llmgine_envelope", default=None)
 
 
@@ -164,17 +339,21 @@ def current_envelope() -> Envelope | None:
 # Drawing random bits for each identifier would cost more than handling the message, so the random
 # part is a counter with a random start, drawn anew in each process.
 def _restart_counter() -> None:
-    global _next_count
-    _next_count = itertools.count(random.SystemRandom().getrandbits(61)).__next__
+    global _next_number
+    _next_number = itertools.count(random.SystemRandom().getrandbits(61)).__next__
 
 
-_next_count: Callable[[], int]
+_next_number: Callable[[], int]
 _restart_counter()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_restart_counter)
 
 
-def _uuid7(stamp: _Stamp) -> str:
-    """A UUID of version 7: milliseconds, then the counter. Source: RFC 9562, section 5.7."""
-    time_ns, count = stamp
-    return str(UUID(int=((time_ns // 1_000_000) << 80) | (7 << 76) | (2 << 62) | count))
+def _uuid7(time_ns: int, number: int) -> str:
+    """A UUID of version 7: milliseconds, then the number. Source: RFC 9562, section 5.7."""
+    return str(UUID(int=((time_ns // 1_000_000) << 80) | (7 << 76) | (2 << 62) | number))
+
+
+def new_id() -> str:
+    """A UUID of version 7 that sorts by time."""
+    return _uuid7(time_ns(), _next_number())

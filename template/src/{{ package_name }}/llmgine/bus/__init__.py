@@ -1,25 +1,63 @@
 # The template's file: `copier update` replaces it. Yours is everything outside llmgine/.
 """The message bus: commands have one handler and a result, events have any number of handlers."""
 
-from ..messages import (
-    CommandErrorEvent,
-    CommandResult,
-    CommandResultEvent,
-    EventHandlerFailedEvent,
+from ..messages import Batch, Binding, CommandResult, LaneOptions, Overflow
+from .approvals import (
+    Approval,
+    ApprovalDecidedEvent,
+    ApprovalRequestedEvent,
+    Approvals,
+    PendingApproval,
 )
-from .bus import MessageBus, Middleware, Next, StopReport
-from .lane import Overflow
+from .bus import MessageBus, StopReport
+from .failures import (
+    CommandErrorEvent,
+    CommandResultEvent,
+    DeadLetter,
+    DeadLetterEvent,
+    DeadLetters,
+    EventHandlerFailedEvent,
+    LaneHighWaterEvent,
+    SessionEndedEvent,
+    SessionStartedEvent,
+)
+from .limits import ConcurrencyLimit, Idempotency, RateLimit
+from .policies import CircuitBreaker, Retry, Timeout
+from .registry import Middleware, Next, Policy
+from .schedule import Scheduled
 from .session import Session
 
 __all__ = [
+    "Approval",
+    "ApprovalDecidedEvent",
+    "ApprovalRequestedEvent",
+    "Approvals",
+    "Batch",
+    "Binding",
+    "CircuitBreaker",
     "CommandErrorEvent",
     "CommandResult",
     "CommandResultEvent",
+    "ConcurrencyLimit",
+    "DeadLetter",
+    "DeadLetterEvent",
+    "DeadLetters",
     "EventHandlerFailedEvent",
+    "Idempotency",
+    "LaneHighWaterEvent",
+    "LaneOptions",
     "MessageBus",
     "Middleware",
     "Next",
     "Overflow",
+    "PendingApproval",
+    "Policy",
+    "RateLimit",
+    "Retry",
+    "Scheduled",
     "Session",
+    "SessionEndedEvent",
+    "SessionStartedEvent",
     "StopReport",
+    "Timeout",
 ]

@@ -6,51 +6,80 @@ from __future__ import annotations
 import asyncio
 import logging
 from asyncio import current_task
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Coroutine,
+    Iterable,
+    Mapping,
+)
 from contextlib import suppress
-from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from contextvars import copy_context
+from dataclasses import dataclass, replace
+from types import MappingProxyType, TracebackType
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
 from uuid import uuid4
 
-from ..errors import BusClosedError, BusError, HandlerExistsError, LaneFullError
+from ..clock import Clock, SystemClock
+from ..errors import BusClosedError, BusError, BusStartError, HandlerExistsError
 from ..messages import (
+    Binding,
     Command,
-    CommandErrorEvent,
     CommandResult,
-    CommandResultEvent,
     Envelope,
     Event,
-    EventHandlerFailedEvent,
     Message,
     R,
     _current,
+    is_stream,
 )
-from .lane import CANCEL_TIMEOUT_S, Lane, Overflow
-from .registry import Handler, Middleware, Next, Run, compile_handler, handler_name, missing_handler
+from ..threads import DaemonThreads
+from .approvals import Approvals
+from .batching import BatchLane
+from .failures import FAILURES, CommandResultEvent, DeadLetters, tell_error, tell_result
+from .lane import CANCEL_TIMEOUT_S, TURNS, Lane, Tally, offer_to_each
+from .registration import Registrar
+from .registry import (
+    CommandHandler,
+    Run,
+    binding_name,
+    compile_binding,
+    missing_handler,
+    outlet,
+)
+from .schedule import Scheduler
 from .session import Session
 
+if TYPE_CHECKING:
+    from .describe import BusDescription
+
+C = TypeVar("C", bound=Command[Any])
 E = TypeVar("E", bound=Event)
+P = ParamSpec("P")
+Q = TypeVar("Q")
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["MessageBus", "Middleware", "Next", "StopReport"]
+# How many items of a stream its handler may be ahead of who reads them.
+STREAM_BUFFER = 16
+NO_METADATA: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
 class StopReport:
-    """What `stop` could not finish: commands that were cancelled, events nobody saw."""
+    """What `stop` left undone: commands cancelled, events unseen, what was scheduled."""
 
     commands: tuple[str, ...] = ()
     events: tuple[str, ...] = ()
+    scheduled: tuple[str, ...] = ()
 
     @property
     def drained(self) -> bool:
-        return not self.commands and not self.events
+        return not (self.commands or self.events or self.scheduled)
 
 
-class MessageBus:
+class MessageBus(Registrar):
     """Carries commands to their one handler and events to all of theirs.
 
     A command runs in its caller's task, so cancelling the caller cancels the handler. An event is
@@ -60,106 +89,102 @@ class MessageBus:
     def __init__(
         self,
         *,
-        middleware: Iterable[Middleware] = (),
+        middleware: Iterable[Any] = (),
         traceparent: Callable[[], str | None] | None = None,
+        clock: Clock | None = None,
         max_threads: int = 8,
     ) -> None:
-        self._middleware = tuple(middleware)
+        self.clock = clock or SystemClock()
+        self.tally = Tally()
+        self.dead_letters = DeadLetters(self)
+        self.approvals = Approvals(self)
+        self.scheduler = Scheduler(self)
+        self.schedule = self.scheduler.schedule
+        self.middleware = tuple(middleware)
         self._traceparent = traceparent
-        self._executor = ThreadPoolExecutor(max_threads, thread_name_prefix="bus")
-        self._handlers: dict[type[Command[Any]], Handler] = {}
-        self._commands: dict[type[Command[Any]], Run] = {}
+        self._threads = DaemonThreads(max_threads, name="bus")
+        self.bindings: list[Binding] = []
+        self._commands: dict[type[Command[Any]], CommandHandler] = {}
+        # Apart, so that `execute` does not find them among those that it can run at once.
+        self._streams: dict[type[Command[Any]], CommandHandler] = {}
         self._subscriptions: list[tuple[type[Event], Lane]] = []
         self._routes: dict[type[Event], tuple[Lane, ...]] = {}
         self._sessions: dict[str, Session] = {}
         self._tells_results = False
+        self._published = 0
         self._stopped = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._idle_waiters: list[asyncio.Future[None]] = []
-        self._running: dict[Envelope, tuple[Command[Any], asyncio.Task[Any] | None]] = {}
-        self._state = "new"
+        self._running: dict[Envelope, asyncio.Task[Any] | None] = {}
+        self.state = "new"
+
+    # How a message gets its envelope; not a method, for every message pays for it.
+    _enclose: Callable[..., Envelope] = Envelope
 
     # Registration: before `start`, and for one session at any time.
 
-    def register_command_handler(self, command_type: type[Command[R]], handler: Handler) -> None:
-        """Let `handler(command)` answer every command of exactly this class.
+    def bind(self, binding: Binding) -> None:
+        """Register it; whether it fits is checked at the start.
 
         Raises:
-            HandlerExistsError: the class has a handler already.
-            BusError: the handler cannot take one message, or the bus has started.
+            BusError: the bus has started.
         """
-        self._check_new(handler)
-        if command_type in self._handlers:
-            raise HandlerExistsError(
-                f"{command_type.__name__!r} is already handled by "
-                f"{handler_name(self._handlers[command_type])}; {handler_name(handler)} cannot "
-                "handle it too. A command has exactly one handler; an event has any number."
-            )
-        self._commands[command_type] = self.compile(handler)
-        self._handlers[command_type] = handler
-
-    def register_event_handler(
-        self,
-        event_type: type[E],
-        handler: Callable[[E], Any],
-        *,
-        capacity: int = 10_000,
-        concurrency: int = 16,
-        overflow: Overflow = "wait",
-    ) -> None:
-        """Let `handler(event)` see every event of this class and of the classes below it.
-
-        Args:
-            event_type: `Event` itself stands for all events.
-            handler: async, or a plain function, which then runs in a thread.
-            capacity: events that may wait for this handler.
-            concurrency: events handled at once; those of one key or session stay in order.
-            overflow: what happens to an event that finds the lane full.
-
-        Raises:
-            BusError: the handler cannot take one message, or the bus has started.
-        """
-        self._check_new(handler)
-        lane = self.make_lane(
-            handler, capacity=capacity, concurrency=concurrency, overflow=overflow
-        )
-        self._subscriptions.append((event_type, lane))
-
-    def _check_new(self, handler: Handler) -> None:
-        if self._state != "new":
+        if self.state != "new":
             raise BusError(
-                f"{handler_name(handler)} comes too late: the bus has started. Register it in "
+                f"{binding_name(binding)} comes too late: the bus has started. Register it in "
                 "bootstrap.py, or in a session: async with bus.session() as session: ..."
             )
+        self.bindings.append(binding)
 
-    def compile(self, handler: Handler) -> Run:
-        """The handler inside the bus's middleware."""
-        return compile_handler(handler, self._middleware, self._executor)
+    def compile(self, binding: Binding) -> Run:
+        """The binding's handlers inside the bus's middleware."""
+        return compile_binding(binding, self, self.middleware, self._threads)
 
-    def make_lane(
-        self,
-        handler: Handler,
-        *,
-        capacity: int,
-        concurrency: int,
-        overflow: Overflow,
-    ) -> Lane:
-        """A lane for the handler, inside the bus's middleware."""
-        return Lane(
-            handler_name(handler),
-            self.compile(handler),
-            capacity=capacity,
-            concurrency=concurrency,
-            overflow=overflow,
-            on_failure=self._event_handler_failed,
-            on_idle=self._wake_idle_waiters,
-        )
+    def make_lane(self, binding: Binding, tally: Tally) -> Lane:
+        """The lane in which the binding's events wait."""
+        return (BatchLane if binding.batch else Lane)(self, tally, binding, self.compile(binding))
+
+    def _compile_all(self) -> None:
+        """Raises: BusStartError: with everything that is wrong."""
+        problems: list[BusError] = []
+        for binding in self.bindings:
+            try:
+                self._compile(binding)
+            except BusError as problem:
+                problems.append(problem)
+        if problems:
+            raise BusStartError(problems)
+
+    def _compile(self, binding: Binding) -> None:
+        message_type: Any = binding.message_type
+        if binding.is_command:
+            handlers = self._streams if is_stream(message_type) else self._commands
+            if other := handlers.get(message_type):
+                raise HandlerExistsError(
+                    f"{message_type.__name__!r} is already handled by "
+                    f"{binding_name(other.binding)}; {binding_name(binding)} cannot handle it too. "
+                    "A command has exactly one handler; an event has any number."
+                )
+            handlers[message_type] = CommandHandler(binding, self.compile(binding))
+        else:
+            self._subscriptions.append((message_type, self.make_lane(binding, self.tally)))
 
     # Sessions.
 
-    def session(self, session_id: str | None = None) -> Session:
-        """A scope with handlers of its own: `async with bus.session() as session: ...`."""
-        return Session(self, session_id or uuid4().hex)
+    def session(
+        self,
+        session_id: str | None = None,
+        *,
+        key: str | None = None,
+        metadata: Mapping[str, str] = NO_METADATA,
+    ) -> Session:
+        """A scope with handlers of its own: `async with bus.session() as session: ...`.
+
+        Args:
+            session_id: made up if not given.
+            key: what its events are ordered by, its id if not given; sessions may share one.
+            metadata: for the envelope of every message in the session, and what these cause.
+        """
+        return Session(self, session_id or uuid4().hex, key, metadata)
 
     def open_session(self, session: Session) -> None:
         if session.id in self._sessions:
@@ -171,35 +196,57 @@ class MessageBus:
 
     # Commands.
 
-    async def execute(self, command: Command[R], *, session_id: str | None = None) -> R:
+    async def execute(
+        self,
+        command: Command[R],
+        *,
+        session_id: str | None = None,
+        idempotency_key: str | None = None,
+        envelope: Envelope | None = None,
+    ) -> R:
         """Run the command's handler here and return its result, or raise its error.
+
+        Args:
+            command: answered by its one handler, in the task that calls this.
+            session_id: the session of the handler that this is called in, if not given.
+            idempotency_key: what `Idempotency` knows the command by.
+            envelope: the command's, where it is executed again as the same message.
 
         Raises:
             HandlerMissingError: nobody handles this command.
             BusClosedError: the bus is not running.
         """
-        envelope = self._envelope(command, session_id, None)
-        command_type = type(command)
-        if self._sessions or command_type not in self._commands:
-            run = self._command_handler(command_type, envelope)
-        else:
-            run = self._commands[command_type]
-        self._running[envelope] = command, current_task(self._loop)
+        cause = _current.get()
+        if self.state != "running":
+            self._check_open(command, cause)
+        if envelope is None:
+            trace = self._traceparent
+            envelope = self._enclose(command, cause, session_id, None, trace and trace())
+        if idempotency_key is not None:
+            envelope.mark(idempotency_key=idempotency_key)
+        handler = self._commands.get(type(command))
+        if handler is None or self._sessions:
+            if session := self._sessions.get(envelope.session_id or ""):
+                session.mark(envelope)
+            handler = self._command_handler(command, envelope)
+        self._running[envelope] = current_task(self._loop)
         token = _current.set(envelope)
         try:
-            result: R = await run(command)
+            result: R = await handler.run(command)
+            handler.handled += 1
         except BaseException as error:
-            self._tell_error(command, envelope, error)
+            handler.failed += 1
+            tell_error(self, envelope, error)
             raise
         else:
             if self._tells_results or self._sessions:
-                await self._tell_result(command, envelope, result)
+                await tell_result(self, envelope, result)
             return result
         finally:
             _current.reset(token)
             del self._running[envelope]
-            if self._idle_waiters:
-                self._wake_idle_waiters()
+            if self.tally.waiters:
+                self.tally.wake()
 
     async def try_execute(
         self, command: Command[R], *, session_id: str | None = None
@@ -211,40 +258,59 @@ class MessageBus:
             return CommandResult(error=error)
         return CommandResult(value=value)
 
-    def _command_handler(self, command_type: type[Command[Any]], envelope: Envelope) -> Run:
-        session = self._sessions.get(envelope.session_id) if envelope.session_id else None
-        if session is not None and (run := session.commands.get(command_type)):
-            return run
+    async def stream(
+        self, command: Command[AsyncIterator[T]], *, session_id: str | None = None
+    ) -> AsyncIterator[T]:
+        """What the command's handler yields, while it yields it.
+
+        The handler runs in a task of its own, inside its middleware, and a few items ahead. Who
+        stops reading cancels it.
+        """
+        if not is_stream(type(command)):
+            raise BusError(f"{type(command).__name__!r} is not streamed: await bus.execute(...)")
+        items: asyncio.Queue[Any] = asyncio.Queue()
+        room = asyncio.Semaphore(STREAM_BUFFER)
+        end = object()
+
+        async def put(item: Any) -> None:
+            await room.acquire()
+            items.put_nowait(item)
+
+        context = copy_context()
+        context.run(outlet.set, (command, put))
+        executed = self.execute(command, session_id=session_id)
+        handler = asyncio.create_task(executed, context=context)
+        handler.add_done_callback(lambda _: items.put_nowait(end))
         try:
-            return self._commands[command_type]
-        except KeyError:
-            raise missing_handler(command_type, list(self._commands)) from None
+            while (item := await items.get()) is not end:
+                room.release()
+                yield item
+            await handler
+        finally:
+            handler.cancel()
+            await asyncio.wait([handler])
 
-    async def _tell_result(self, command: Command[Any], envelope: Envelope, result: object) -> None:
-        if self._lanes(CommandResultEvent, envelope):
-            name, command_id = type(command).__name__, envelope.id
-            event = CommandResultEvent(command=name, command_id=command_id, result=result)
-            try:
-                await self.publish(event)
-            except LaneFullError as full:
-                logger.warning("The result of %s was not told: %s", name, full)
-
-    def _tell_error(self, command: Command[Any], envelope: Envelope, error: BaseException) -> None:
-        if self._lanes(CommandErrorEvent, envelope):
-            # Put, not published: it must not wait for room, for the caller may be cancelled.
-            self._put(
-                CommandErrorEvent(
-                    command=type(command).__name__,
-                    command_id=envelope.id,
-                    error_type=type(error).__name__,
-                    error=_message(error),
-                )
-            )
+    def _command_handler(self, command: Command[Any], envelope: Envelope) -> CommandHandler:
+        wanted = type(command)
+        session = self._sessions.get(envelope.session_id or "")
+        handler = session.commands.get(wanted) if session is not None else None
+        handler = handler or self._commands.get(wanted) or self._streams.get(wanted)
+        if handler is None:
+            raise missing_handler(wanted, [*self._commands, *self._streams])
+        streamed, _ = outlet.get() or (None, None)
+        if handler.streamed and streamed is not command:
+            raise BusError(f"{wanted.__name__!r} is streamed: async for ... in bus.stream(...)")
+        return handler
 
     # Events.
 
     async def publish(
-        self, event: Event, *, key: str | None = None, session_id: str | None = None
+        self,
+        event: Event,
+        *,
+        key: str | None = None,
+        session_id: str | None = None,
+        idempotency_key: str | None = None,
     ) -> None:
         """Offer the event to every handler of its class and of the classes above it.
 
@@ -255,149 +321,213 @@ class MessageBus:
             LaneFullError: a lane that rejects is full; the other handlers got the event.
             BusClosedError: the bus is not running.
         """
-        envelope = self._envelope(event, session_id, key)
-        item = (event, envelope, key or envelope.session_id)
-        rejected: LaneFullError | None = None
-        for lane in self._lanes(type(event), envelope):
-            if lane.queued >= lane.capacity:
-                try:
-                    if not await lane.make_room():
-                        continue
-                except LaneFullError as full:
-                    rejected = full
-                    continue
-            lane.put(item)
-        if rejected is not None:
-            raise rejected
+        self._published += 1
+        if self._published % TURNS == 0:
+            await asyncio.sleep(0)
+        cause = _current.get()
+        if self.state != "running":
+            self._check_open(event, cause)
+        trace = self._traceparent
+        envelope = self._enclose(event, cause, session_id, key, trace and trace())
+        envelope.deadline = None  # A fact has none, whatever its cause was given.
+        if idempotency_key is not None:
+            envelope.mark(idempotency_key=idempotency_key)
+        lanes = self._routes.get(type(event))
+        if lanes is None or self._sessions:
+            if session := self._sessions.get(envelope.session_id or ""):
+                session.mark(envelope)
+            lanes = self.lanes_of(type(event), envelope.session_id)
+        full: list[Lane] = []
+        for lane in lanes:
+            if lane.queued >= lane.capacity or lane.restricted:
+                full.append(lane)
+            else:
+                lane.put(envelope)
+        if full:
+            await offer_to_each(full, envelope)
 
-    def _put(self, event: Event) -> None:
-        envelope = Envelope(_current.get())
-        for lane in self._lanes(type(event), envelope):
-            if lane.admit():
-                lane.put((event, envelope, envelope.session_id))
+    def tell(
+        self,
+        event_type: type[E],
+        about: Envelope | None,
+        make: Callable[[], E],
+        session: Session | None = None,
+    ) -> None:
+        """Put an event of the bus's own, made only if anybody listens. It waits for nothing.
 
-    def _lanes(self, event_type: type[Event], envelope: Envelope) -> tuple[Lane, ...]:
+        Not of what came of a failure that was told already: that would have no end.
+        """
+        if self.state in {"new", "stopped"} or (about is not None and about.of_failure):
+            return
+        cause = about or _current.get()
+        session_id = session.id if session else cause.session_id if cause else None
+        lanes = self.lanes_of(event_type, session_id)
+        if not lanes:
+            return
+        envelope = Envelope(make(), cause, session_id)
+        envelope.deadline = None
+        if event_type in FAILURES:
+            envelope.mark(of_failure=True)
+        if session := session or self._sessions.get(session_id or ""):
+            session.mark(envelope)
+        for lane in lanes:
+            if lane.wants(envelope) and lane.has_room():
+                lane.put(envelope)
+
+    def redeliver(self, lane: Lane, envelope: Envelope) -> None:
+        """Put the event into that lane alone.
+
+        Raises:
+            BusError: the lane went with its session.
+        """
+        self._check_open(envelope.message, None)
+        if lane not in self.lanes():
+            raise BusError(f"{lane.name} is no longer registered: it went with its session.")
+        lane.put(envelope)
+
+    def lanes_of(self, event_type: type[Event], session_id: str | None) -> tuple[Lane, ...]:
+        """Where the events of that class go, the session's own lanes first."""
         lanes = self._routes.get(event_type)
         if lanes is None:
             lanes = self._routes[event_type] = _matching(event_type, self._subscriptions)
-        if self._sessions and (session := self._sessions.get(envelope.session_id or "")):
-            return _matching(event_type, session.lanes) + lanes
+        if self._sessions and (session := self._sessions.get(session_id or "")):
+            own = session.routes.get(event_type)
+            if own is None:
+                own = _matching(event_type, session.lanes) + lanes
+                session.routes[event_type] = own
+            return own
         return lanes
-
-    def _event_handler_failed(
-        self, lane: Lane, event: Event, envelope: Envelope, error: BaseException
-    ) -> None:
-        logger.error(
-            "Handler %s failed on %s %s",
-            lane.name,
-            type(event).__name__,
-            envelope.id,
-            exc_info=error,
-        )
-        if not isinstance(event, EventHandlerFailedEvent):
-            self._put(
-                EventHandlerFailedEvent(
-                    event=type(event).__name__,
-                    event_id=envelope.id,
-                    handler=lane.name,
-                    error_type=type(error).__name__,
-                    error=_message(error),
-                )
-            )
 
     # Life.
 
-    def _envelope(self, message: Message, session_id: str | None, key: str | None) -> Envelope:
-        cause = _current.get()
-        if self._state != "running":
-            self._check_open(message, cause)
-        traceparent = self._traceparent
-        return Envelope(cause, session_id, key, traceparent and traceparent())
-
     def _check_open(self, message: Message, cause: Envelope | None) -> None:
         # While it drains, the bus still serves the handlers that it waits for.
-        if self._state == "stopping" and cause is not None:
+        if self.state == "running" or (self.state == "stopping" and cause is not None):
             return
-        fix = "await bus.start() first" if self._state == "new" else "it takes no more work"
-        raise BusClosedError(
-            f"{type(message).__name__!r} refused: the bus is {self._state}; {fix}."
-        )
+        fix = "await bus.start() first" if self.state == "new" else "it takes no more work"
+        raise BusClosedError(f"{type(message).__name__!r} refused: the bus is {self.state}; {fix}.")
 
     async def start(self) -> None:
-        """Take work from now on; nothing can be registered any more, but in sessions."""
-        if self._state != "new":
-            raise BusError(f"The bus cannot start: it is {self._state}.")
-        self._tells_results = bool(_matching(CommandResultEvent, self._subscriptions))
+        """Take work from now on; nothing can be registered any more, but in sessions.
+
+        Raises:
+            BusStartError: with the list of everything that is wrong with what was registered.
+        """
+        if self.state != "new":
+            raise BusError(f"The bus cannot start: it is {self.state}.")
         self._loop = asyncio.get_running_loop()
-        self._state = "running"
+        self._compile_all()
+        self._tells_results = bool(_matching(CommandResultEvent, self._subscriptions))
+        self.state = "running"
+
+    def call_from_thread(
+        self, method: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Call a method of the bus from another thread, and wait there for what it returns.
+
+        As in `bus.call_from_thread(bus.execute, Ask(...))`. What is sent from the thread of a
+        handler is linked to its cause.
+
+        Raises:
+            BusClosedError: the bus is not running.
+            BusError: called from the bus's own thread, where it would wait for itself.
+        """
+        loop = self._loop
+        if loop is None or loop.is_closed() or self.state == "stopped":
+            raise BusClosedError(f"The bus is {self.state}; it can be called while it runs.")
+        with suppress(RuntimeError):
+            if asyncio.get_running_loop() is loop:
+                raise BusError("In the bus's own thread, await the method itself.")
+        with self._threads.waiting():
+            return asyncio.run_coroutine_threadsafe(method(*args, **kwargs), loop).result()
 
     async def idle(self) -> None:
-        """Wait until no command runs and no event waits or runs: an exact count, not a timer."""
-        await self.wait_until(
-            lambda: not self._running and all(lane.idle for lane in self._all_lanes())
-        )
+        """Wait until no command runs and no event waits or runs: an exact count, not a timer.
 
-    async def wait_until(self, quiet: Callable[[], bool]) -> None:
-        """Wait for a condition that can become true only when a command or a lane ends its work."""
-        while not quiet():
-            waiter = asyncio.get_running_loop().create_future()
-            self._idle_waiters.append(waiter)
-            await waiter
+        Batches that still gather are handed over.
+        """
+        while self._running or self.tally.busy:
+            for lane in self.lanes():
+                lane.flush()
+            await self.tally.change()
 
-    def _wake_idle_waiters(self) -> None:
-        waiters, self._idle_waiters = self._idle_waiters, []
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)
+    # What `describe` reads.
 
-    def _all_lanes(self) -> list[Lane]:
-        sessions = self._sessions.values()
+    def describe(self) -> BusDescription:
+        """Everything registered, with counters as they stand now."""
+        from .describe import describe  # Not needed to run, and its imports are not free.
+
+        return describe(self)
+
+    def handlers(self) -> list[Lane | CommandHandler]:
+        """What is registered on the bus, its sessions apart."""
+        lanes = [lane for _, lane in self._subscriptions]
+        return [*self._commands.values(), *self._streams.values(), *lanes]
+
+    def lanes(self) -> list[Lane]:
+        """The lanes of the bus, then those of its sessions."""
         return [lane for _, lane in self._subscriptions] + [
-            lane for session in sessions for _, lane in session.lanes
+            lane for session in self.sessions() for _, lane in session.lanes
         ]
+
+    def command_handlers(self) -> list[CommandHandler]:
+        """The handlers of commands, those of the sessions last."""
+        own = [handler for session in self.sessions() for handler in session.commands.values()]
+        return [*self._commands.values(), *self._streams.values(), *own]
+
+    @property
+    def running(self) -> int:
+        """How many commands run now."""
+        return len(self._running)
+
+    def sessions(self) -> list[Session]:
+        """The sessions that are open."""
+        return list(self._sessions.values())
 
     async def stop(self, grace_s: float = 15.0) -> StopReport:
         """Refuse new work, finish what there is, and cancel what is not done after `grace_s`.
 
         Returns what was left undone, which is also logged. Stopping again waits for the first.
         """
-        if self._state == "stopping":
+        if self.state == "stopping":
             await self._stopped.wait()
-        if self._state != "running":
-            self._state = "stopped"
+        if self.state != "running":
+            self.state = "stopped"
             return StopReport()
-        self._state = "stopping"
-        report = StopReport()
+        self.state = "stopping"
+        report = StopReport(scheduled=self.scheduler.stop())
         try:
             async with asyncio.timeout(grace_s):
                 await self.idle()
         except (TimeoutError, asyncio.CancelledError) as ended:
-            report = await self._abandon()
-            logger.warning(
-                "Stopped with work left: commands %s, events %s", report.commands, report.events
-            )
+            report = await self._abandon(report)
             if isinstance(ended, asyncio.CancelledError):
                 raise
         finally:
-            self._state = "stopped"
-            self._executor.shutdown(wait=False, cancel_futures=True)
+            if not report.drained:
+                logger.warning("Stopped with work left: %s", report)
+            self.state = "stopped"
+            self._threads.close()
             self._stopped.set()
         return report
 
-    async def _abandon(self) -> StopReport:
-        commands = [type(command).__name__ for command, _ in self._running.values()]
-        tasks = {task for _, task in self._running.values() if task is not None}
+    async def _abandon(self, report: StopReport) -> StopReport:
+        commands = [type(envelope.message).__name__ for envelope in self._running]
+        lanes = self.lanes()
+        # All at once and first: whatever the cancelled ones still say is left undone as well.
+        for lane in lanes:
+            lane.close()
+        tasks = {task for task in self._running.values() if task is not None}
         for task in tasks - {current_task()}:
             task.cancel()
         with suppress(TimeoutError):
             async with asyncio.timeout(CANCEL_TIMEOUT_S):
-                await self.wait_until(lambda: not self._running)
-        # After the commands, for what these say of their end is left undone as well.
-        events: list[str] = []
-        for lane in self._all_lanes():
-            left = await lane.abandon()
-            events += [f"{type(event).__name__} for {lane.name}" for event, _, _ in left]
-        return StopReport(commands=tuple(commands), events=tuple(events))
+                while self._running or self.tally.busy:
+                    await self.tally.change()
+        events = [
+            f"{type(one.message).__name__} for {lane.name}" for lane in lanes for one in lane.left
+        ]
+        return replace(report, commands=tuple(commands), events=tuple(events))
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -416,10 +546,3 @@ def _matching(
     event_type: type[Event], subscriptions: list[tuple[type[Event], Lane]]
 ) -> tuple[Lane, ...]:
     return tuple(lane for wanted, lane in subscriptions if issubclass(event_type, wanted))
-
-
-def _message(error: BaseException) -> str:
-    try:
-        return str(error)
-    except Exception as broken:
-        return f"(its message cannot be read: {type(broken).__name__})"

@@ -1,50 +1,116 @@
 # The template's file: `copier update` replaces it. Yours is everything outside llmgine/.
-"""Which handler answers which message: checked when it is registered, looked up by class."""
+"""Which handler answers which message: checked and compiled before anything runs."""
 
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import difflib
 import inspect
-from collections.abc import Awaitable, Callable
-from concurrent.futures import Executor
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import aclosing
+from contextvars import ContextVar
 from functools import partial
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, get_args, get_origin, get_type_hints
 
 from ..errors import BusError, HandlerMissingError
-from ..messages import Command, Envelope, Message, current_envelope
+from ..messages import (
+    Binding,
+    Command,
+    Envelope,
+    Event,
+    Handler,
+    Message,
+    _current,
+    is_stream,
+    result_type,
+)
+from ..threads import DaemonThreads
 
-Handler = Callable[[Any], Any]
+if TYPE_CHECKING:
+    from .bus import MessageBus
+
 Next = Callable[[], Awaitable[Any]]
 Middleware = Callable[[Message, Envelope, Next], Awaitable[Any]]
 Run = Callable[[Any], Awaitable[Any]]
+C = TypeVar("C")
+Q = TypeVar("Q")
+
+
+class Policy(Protocol):
+    """A middleware's configuration. Each handler gets a middleware, and so a state, of its own."""
+
+    def bind(self, bus: MessageBus) -> Middleware: ...
+
+
+class CommandClass(Protocol[C, Q]):
+    """A class of commands `C` whose handlers return `Q`, as the type checkers see it."""
+
+    def _types(self, command: C, result: Q, /) -> tuple[C, Q]: ...
+
+
+class CommandHandler:
+    """The one handler of a command: compiled, and counting how it went."""
+
+    __slots__ = ("binding", "failed", "handled", "run", "streamed")
+
+    def __init__(self, binding: Binding, run: Run) -> None:
+        self.binding = binding
+        self.run = run
+        self.streamed = is_stream(binding.message_type)
+        self.handled = self.failed = 0
+
+
+# Where the stream that is being run puts its items; the command tells it from others.
+outlet: ContextVar[tuple[Message, Callable[[Any], Awaitable[None]]] | None] = ContextVar(
+    "llmgine_outlet", default=None
+)
 
 
 def handler_name(handler: Handler) -> str:
     """The handler as its owner would look for it: `app.handlers.chat.ask`."""
-    while isinstance(handler, partial):
-        handler = handler.func
+    handler = _unwrapped(handler)
     name = getattr(handler, "__qualname__", type(handler).__qualname__)
     return f"{getattr(handler, '__module__', type(handler).__module__)}.{name}"
 
 
-def compile_handler(
-    handler: Handler, middleware: tuple[Middleware, ...], executor: Executor
+def binding_name(binding: Binding) -> str:
+    """The handler's name, or those of an ordered group: `app.a, app.b`."""
+    return ", ".join(handler_name(handler) for handler in binding.handlers)
+
+
+def compile_binding(
+    binding: Binding, bus: MessageBus, middleware: Iterable[Any], threads: DaemonThreads
 ) -> Run:
     """One callable that runs the handler inside the middleware, the first one outermost.
 
     Raises:
-        BusError: the handler cannot be called with one message.
+        BusError: the handler does not fit the message, or a policy refuses its place.
     """
-    _check_takes_one_message(handler)
-    run: Run = handler if _is_async(handler) else _in_thread(handler, executor)
-    for layer in reversed(middleware):
-        run = _around(layer, run)
-    return run
+    layers = [*middleware, *binding.middleware]
+    runs = []
+    for handler in binding.handlers:
+        _check_fits(binding, handler)
+        run = _run_of(handler, binding, threads)
+        for layer in reversed(layers):
+            bound = layer.bind(bus) if hasattr(layer, "bind") else layer
+            run = _around(bound, run, in_batches=binding.batch is not None)
+        runs.append(run)
+    if not runs:
+        raise BusError(f"{binding.message_type.__name__}: an ordered group needs a handler.")
+    return runs[0] if len(runs) == 1 else _in_order(runs)
 
 
-def _check_takes_one_message(handler: Handler) -> None:
+def _run_of(handler: Handler, binding: Binding, threads: DaemonThreads) -> Run:
+    if is_stream(binding.message_type):
+        return _streamed(handler)
+    return handler if _is_async(handler) else _in_thread(handler, threads)
+
+
+def _check_fits(binding: Binding, handler: Handler) -> None:
+    """Raises: BusError: the handler cannot take the message, or returns something else."""
+    wanted, name = binding.message_type, handler_name(handler)
+    if not (isinstance(wanted, type) and issubclass(wanted, Command | Event)):
+        raise BusError(f"{name} is registered for {wanted!r}, which is no Command or Event class.")
     try:
         signature = inspect.signature(handler)
     except (TypeError, ValueError):
@@ -53,47 +119,117 @@ def _check_takes_one_message(handler: Handler) -> None:
         signature.bind(object())
     except TypeError as mismatch:
         raise BusError(
-            f"{handler_name(handler)}{signature} cannot take one message: {mismatch}. "
+            f"{name}{signature} cannot take one message: {mismatch}. "
             "Bind its other parameters with functools.partial."
         ) from None
+    try:
+        hints = get_type_hints(_function(handler))
+    except Exception:
+        return  # Annotations that exist for type checkers only; these have checked them.
+    takes = hints.get(next(iter(signature.parameters)))
+    if binding.batch is not None:
+        takes = get_args(takes)[0] if get_origin(takes) is list and get_args(takes) else None
+    if not _accepts(takes, wanted):
+        raise BusError(f"{name} takes {_shown(takes)}, but is registered for {wanted.__name__}.")
+    _check_result(wanted, handler, name, hints)
+
+
+def _check_result(wanted: type[Message], handler: Handler, name: str, hints: Any) -> None:
+    streams = inspect.isasyncgenfunction(_function(handler))
+    if is_stream(wanted):
+        if not streams and get_origin(hints.get("return")) is None and "return" in hints:
+            raise BusError(f"{name} must be an async generator: {wanted.__name__} is streamed.")
+        return
+    if streams or inspect.isgeneratorfunction(_function(handler)):
+        raise BusError(
+            f"{name} is a generator, but {wanted.__name__} is not streamed. "
+            "Declare it as Command[AsyncIterator[...]], or return a value."
+        )
+    if issubclass(wanted, Command) and "return" in hints:
+        expected, returns = result_type(wanted), hints["return"]
+        if isinstance(returns, type) and not _accepts(expected or type(None), returns):
+            raise BusError(
+                f"{name} returns {_shown(returns)}, but {wanted.__name__} promises "
+                f"{_shown(expected)}."
+            )
+
+
+def _accepts(annotation: Any, given: type[Any]) -> bool:
+    """Whether a parameter so annotated takes that class; in doubt it does."""
+    options = get_args(annotation) if get_origin(annotation) not in {None, list, type} else ()
+    if options and not isinstance(get_origin(annotation), type):
+        return any(_accepts(option, given) for option in options)
+    if annotation is float and given is int:
+        return True
+    try:
+        return not isinstance(annotation, type) or issubclass(given, annotation)
+    except TypeError:
+        return True
+
+
+def _shown(annotation: Any) -> str:
+    return getattr(annotation, "__name__", None) or repr(annotation)
+
+
+def _unwrapped(handler: Handler) -> Handler:
+    while isinstance(handler, partial):
+        handler = handler.func
+    return handler
+
+
+def _function(handler: Handler) -> Handler:
+    """The function behind a partial, or behind a callable object."""
+    handler = _unwrapped(handler)
+    if inspect.isroutine(handler):
+        return handler
+    return getattr(handler, "__call__", handler)  # noqa: B004  its bound method
 
 
 def _is_async(handler: Handler) -> bool:
-    while isinstance(handler, partial):
-        handler = handler.func
-    call = getattr(handler, "__call__", None)  # noqa: B004  the bound method of a callable object
-    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(call)
+    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(_function(handler))
 
 
-def _in_thread(handler: Handler, executor: Executor) -> Run:
+def _in_thread(handler: Handler, threads: DaemonThreads) -> Run:
     async def run(message: Any) -> Any:
-        context = contextvars.copy_context()
-        result = await asyncio.get_running_loop().run_in_executor(
-            executor, lambda: context.run(_called, handler, message)
-        )
+        result = await asyncio.wrap_future(threads.submit(partial(handler, message)))
         return await result if inspect.isawaitable(result) else result
 
     return run
 
 
-def _called(handler: Handler, message: Any) -> Any:
-    try:
-        return handler(message)
-    except StopIteration as error:
-        # A future cannot hold one: whoever awaits it would wait for ever.
-        raise RuntimeError(f"{handler_name(handler)} raised StopIteration") from error
-
-
-def _around(layer: Middleware, inner: Run) -> Run:
-    def run(message: Any) -> Awaitable[Any]:
-        envelope = cast("Envelope", current_envelope())
-        return layer(message, envelope, partial(inner, message))
+def _streamed(handler: Handler) -> Run:
+    async def run(message: Any) -> None:
+        _, put = outlet.get() or (None, None)
+        assert put is not None
+        async with aclosing(handler(message)) as items:
+            async for item in items:
+                await put(item)
 
     return run
 
 
+def _in_order(runs: list[Run]) -> Run:
+    async def run(message: Any) -> None:
+        for step in runs:
+            await step(message)
+
+    return run
+
+
+def _around(layer: Middleware, inner: Run, *, in_batches: bool) -> Run:
+    current = _current.get
+
+    def run(message: Any) -> Awaitable[Any]:
+        return layer(message, current(), partial(inner, message))  # type: ignore[arg-type]
+
+    def run_batch(messages: Any) -> Awaitable[Any]:
+        return layer(messages[0], current(), partial(inner, messages))  # type: ignore[arg-type]
+
+    return run_batch if in_batches else run
+
+
 def missing_handler(
-    command_type: type[Command[Any]], known: list[type[Command[Any]]]
+    command_type: type[Command[Any]], known: Iterable[type[Command[Any]]]
 ) -> HandlerMissingError:
     """The error for a command nobody handles: the closest known ones, and the line to add."""
     name = command_type.__name__

@@ -3,57 +3,74 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from ..errors import HandlerExistsError
-from ..messages import Command, CommandResult, Event, R
-from .lane import Lane, Overflow
-from .registry import Handler, Run
+from ..messages import Binding, Command, CommandResult, Envelope, Event, R
+from .failures import SessionEndedEvent, SessionStartedEvent
+from .lane import CANCEL_TIMEOUT_S, Lane, Tally
+from .registration import Registrar
+from .registry import CommandHandler
 
 if TYPE_CHECKING:
     from .bus import MessageBus
 
-E = TypeVar("E", bound=Event)
+T = TypeVar("T")
 
 
-class Session:
+class Session(Registrar):
     """Made by `bus.session()` and used as `async with`.
 
-    Leaving it waits until its handlers have seen every event published so far; leaving it by an
-    error drops what they have not seen yet.
+    Its handlers see its messages only, and go before those of the bus. Leaving it waits until they
+    have seen every event published so far; leaving it by an error drops what they have not.
     """
 
-    def __init__(self, bus: MessageBus, session_id: str) -> None:
+    def __init__(
+        self, bus: MessageBus, session_id: str, key: str | None, metadata: Mapping[str, str]
+    ) -> None:
         self.id = session_id
-        self.commands: dict[type[Command[Any]], Run] = {}
+        self.key = key
+        self.metadata = dict(metadata)
+        self.commands: dict[type[Command[Any]], CommandHandler] = {}
         self.lanes: list[tuple[type[Event], Lane]] = []
+        # The lanes of each class of events, the session's first; filled as they are needed.
+        self.routes: dict[type[Event], tuple[Lane, ...]] = {}
+        self.tally = Tally(bus.tally)
         self._bus = bus
 
-    def register_command_handler(self, command_type: type[Command[R]], handler: Handler) -> None:
-        """Answer this command in this session, before any handler of the bus.
+    def bind(self, binding: Binding) -> None:
+        """Register it for this session; its events come in order, one at a time.
 
         Raises:
-            HandlerExistsError: the session already answers it.
+            HandlerExistsError: the session already answers this command.
+            BusError: the handler does not fit the message.
         """
-        if command_type in self.commands:
+        message_type: Any = binding.message_type
+        if not binding.is_command:
+            in_order = replace(binding, lane={"concurrency": 1, **binding.lane})
+            self.lanes.append((message_type, self._bus.make_lane(in_order, self.tally)))
+            self.routes.clear()
+        elif message_type in self.commands:
             raise HandlerExistsError(
-                f"Session {self.id!r} already has a handler for {command_type.__name__!r}."
+                f"Session {self.id!r} already has a handler for {message_type.__name__!r}."
             )
-        self.commands[command_type] = self._bus.compile(handler)
+        else:
+            run = self._bus.compile(binding)
+            self.commands[message_type] = CommandHandler(binding, run)
 
-    def register_event_handler(
-        self,
-        event_type: type[E],
-        handler: Callable[[E], Any],
-        *,
-        capacity: int = 10_000,
-        overflow: Overflow = "wait",
-    ) -> None:
-        """See this session's events of that class and below, in order, one at a time."""
-        lane = self._bus.make_lane(handler, capacity=capacity, concurrency=1, overflow=overflow)
-        self.lanes.append((event_type, lane))
+    def mark(self, envelope: Envelope) -> None:
+        """Give the envelope of a message in this session what the session says of itself."""
+        envelope.key = envelope.key or self.key
+        if self.metadata or envelope.metadata:
+            envelope.mark(metadata=self.metadata)
+
+    def handlers(self) -> list[Lane | CommandHandler]:
+        """What is registered in this session."""
+        return [*self.commands.values(), *(lane for _, lane in self.lanes)]
 
     async def execute(self, command: Command[R]) -> R:
         """As `bus.execute`, in this session."""
@@ -63,16 +80,26 @@ class Session:
         """As `bus.try_execute`, in this session."""
         return await self._bus.try_execute(command, session_id=self.id)
 
+    def stream(self, command: Command[AsyncIterator[T]]) -> AsyncIterator[T]:
+        """As `bus.stream`, in this session."""
+        return self._bus.stream(command, session_id=self.id)
+
     async def publish(self, event: Event, *, key: str | None = None) -> None:
         """As `bus.publish`, in this session."""
         await self._bus.publish(event, session_id=self.id, key=key)
 
     async def idle(self) -> None:
         """Wait until this session's handlers have seen every event published so far."""
-        await self._bus.wait_until(lambda: all(lane.idle for _, lane in self.lanes))
+        while self.tally.busy:
+            for _, lane in self.lanes:
+                lane.flush()
+            await self.tally.change()
 
     async def __aenter__(self) -> Self:
         self._bus.open_session(self)
+        self._bus.tell(
+            SessionStartedEvent, None, lambda: SessionStartedEvent(session_id=self.id), self
+        )
         return self
 
     async def __aexit__(
@@ -84,7 +111,22 @@ class Session:
         try:
             if error is None:
                 await self.idle()
+        except BaseException as cancelled:
+            error_type = type(cancelled)
+            raise
         finally:
-            self._bus.close_session(self)
-            for _, lane in self.lanes:
-                await lane.abandon()
+            await self._close(error_type.__name__ if error_type else None)
+
+    async def _close(self, error_type: str | None) -> None:
+        self._bus.close_session(self)
+        for _, lane in self.lanes:
+            lane.close()
+        self._bus.tell(
+            SessionEndedEvent,
+            None,
+            lambda: SessionEndedEvent(session_id=self.id, error_type=error_type),
+            self,
+        )
+        workers = {worker for _, lane in self.lanes for worker in lane.workers}
+        if others := workers - {asyncio.current_task()}:
+            await asyncio.wait(others, timeout=CANCEL_TIMEOUT_S)

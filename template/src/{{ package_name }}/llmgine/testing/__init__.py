@@ -6,6 +6,14 @@
 
 from ..llm.providers.scripted import ScriptedProvider
 from .bus import RecordingBus, Sent
+from .clock import FakeClock
 from .network import NetworkReachedError, no_network
 
-__all__ = ["NetworkReachedError", "RecordingBus", "ScriptedProvider", "Sent", "no_network"]
+__all__ = [
+    "FakeClock",
+    "NetworkReachedError",
+    "RecordingBus",
+    "ScriptedProvider",
+    "Sent",
+    "no_network",
+]

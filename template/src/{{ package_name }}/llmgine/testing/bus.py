@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ..bus import MessageBus
 from ..messages import Envelope, Message
@@ -42,7 +42,7 @@ class RecordingBus(MessageBus):
         causes = {one.envelope.id for one in self.sent if one.message is cause}
         return [one.message for one in self.sent if one.envelope.causation_id in causes]
 
-    def _envelope(self, message: Message, session_id: str | None, key: str | None) -> Envelope:
-        envelope = super()._envelope(message, session_id, key)
+    def _enclose(self, message: Message, *origin: Any) -> Envelope:
+        envelope = Envelope(message, *origin)
         self.sent.append(Sent(message, envelope))
         return envelope

@@ -7,75 +7,19 @@ import asyncio
 import difflib
 import inspect
 import logging
-import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextvars import Context, copy_context
 from dataclasses import dataclass
 from functools import partial
-from queue import SimpleQueue
 from traceback import format_exception_only
 from typing import Any, TypeVar
 
 from ..contracts import ToolCall, ToolResult, ToolSpec, ToolStatus
 from ..errors import ConfigurationError, ToolDefinitionError
 from ..observability import Observer, semconv
+from ..threads import DaemonThreads
 from ._values import ArgumentsError, ResultError, cut, parse_arguments, render
 from .schema import Definition, define, label_of
-
-_Job = tuple["Future[Any]", Context, Callable[[], Any]]
-
-
-class DaemonThreads:
-    """At most `max_threads` threads, each started when it is first needed."""
-
-    def __init__(self, max_threads: int, *, name: str) -> None:
-        self._max_threads = max_threads
-        self._name = name
-        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
-        self._idle = threading.Semaphore(0)
-        self._started = 0
-        self._closed = False
-
-    def submit(self, work: Callable[[], Any]) -> Future[Any]:
-        """Run it in a thread as soon as one is free, with the caller's context variables."""
-        if self._closed:
-            raise RuntimeError(f"The threads {self._name!r} are closed.")
-        future: Future[Any] = Future()
-        self._jobs.put((future, copy_context(), work))
-        if not self._idle.acquire(blocking=False) and self._started < self._max_threads:
-            self._started += 1
-            threading.Thread(
-                target=self._work, name=f"{self._name}-{self._started}", daemon=True
-            ).start()
-        return future
-
-    def close(self) -> None:
-        """End every thread after the work it has in hand; nothing is waited for."""
-        self._closed = True
-        for _ in range(self._started):
-            self._jobs.put(None)
-
-    def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            _run(*job)
-            del job
-            self._idle.release()
-
-
-def _run(future: Future[Any], context: Context, work: Callable[[], Any]) -> None:
-    if not future.set_running_or_notify_cancel():
-        return
-    try:
-        result = context.run(work)
-    except StopIteration as error:
-        # A future cannot carry it: it would end the `await` in silence. Source: PEP 479.
-        future.set_exception(RuntimeError(f"StopIteration was raised: {error}"))
-    except BaseException as error:
-        future.set_exception(error)
-    else:
-        future.set_result(result)
-
 
 F = TypeVar("F", bound=Callable[..., Any])
 

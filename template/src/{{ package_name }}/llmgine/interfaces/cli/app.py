@@ -76,7 +76,7 @@ def build_cli(
         },
     )
     cli.callback()(main)
-    for command in (ask, chat, doctor):
+    for command in (ask, chat, bus, doctor):
         cli.command()(command)
     for group in (tools_group(), logs_group()):
         cli.add_typer(group)
@@ -168,6 +168,21 @@ async def chat(
     from .chat import chat
 
     await chat(context.obj, model=model, wanted=conversation)
+
+
+@run_async
+async def bus(
+    context: typer.Context,
+    mermaid: Annotated[bool, typer.Option("--mermaid", help="A graph, for Mermaid.")] = False,
+    asyncapi: Annotated[
+        bool, typer.Option("--asyncapi", help="An AsyncAPI document of all messages.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,
+) -> None:
+    """Show the commands and events, who handles them, and how."""
+    from .bus import show_bus
+
+    await show_bus(context.obj, mermaid=mermaid, asyncapi=asyncapi, as_json=as_json)
 
 
 @run_async

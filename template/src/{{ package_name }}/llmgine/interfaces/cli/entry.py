@@ -15,13 +15,16 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from ...errors import (
+    BusStartError,
     ConfigurationError,
     ContextError,
     ContextTooLargeError,
+    DeadlineExceededError,
     HandlerExistsError,
     HandlerMissingError,
     LLMError,
     LlmgineError,
+    RateLimitedError,
     ToolDefinitionError,
     TurnLimitError,
 )
@@ -64,10 +67,13 @@ MEANINGS = {
 _CODES: tuple[tuple[type[BaseException], ExitCode], ...] = (
     (ConfigurationError, ExitCode.CONFIGURATION),
     (ToolDefinitionError, ExitCode.CONFIGURATION),
+    (BusStartError, ExitCode.CONFIGURATION),
     (HandlerExistsError, ExitCode.CONFIGURATION),
     (HandlerMissingError, ExitCode.CONFIGURATION),
     (LLMError, ExitCode.MODEL),
     (TurnLimitError, ExitCode.LIMIT),
+    (DeadlineExceededError, ExitCode.LIMIT),
+    (RateLimitedError, ExitCode.LIMIT),
     (ContextTooLargeError, ExitCode.LIMIT),
     (ContextError, ExitCode.STORE),
     (BrokenPipeError, ExitCode.OUTPUT_CLOSED),

@@ -1,0 +1,248 @@
+# The template's file: `copier update` replaces it. Yours is everything outside llmgine/.
+"""Commands that wait for somebody's word before their handler runs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+
+from ..clock import Timer
+from ..errors import (
+    AlreadyDecidedError,
+    ApprovalRejectedError,
+    BusError,
+    NotAllowedError,
+    UnknownApprovalError,
+)
+from ..messages import Command, Envelope, Event, Message, new_id
+from .registry import Middleware, Next, handler_name
+
+if TYPE_CHECKING:
+    from .bus import MessageBus
+
+Outcome = Literal["decided", "expired", "withdrawn"]
+Otherwise = Literal["approve", "reject"]
+
+
+class ApprovalRequestedEvent(Event):
+    """A command waits. What it says is only in `bus.approvals.pending()`: it may be sensitive."""
+
+    approval_id: str
+    command: str
+    command_id: str
+    by: str
+    expires_at: datetime | None
+
+
+class ApprovalDecidedEvent(Event):
+    """A command waits no more. `by` is `None` if nobody decided; `withdrawn`: it was cancelled."""
+
+    approval_id: str
+    command: str
+    approved: bool
+    by: str | None
+    reason: str
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Approval:
+    """The command runs once somebody approves it; otherwise it is an `ApprovalRejectedError`.
+
+    A policy of commands, to stand outside of any retry: each attempt would ask again.
+
+    Args:
+        by: who may decide: one name, some, or a predicate on the name; `None` is anybody.
+        within: how long the command waits; `None` is for ever.
+        otherwise: what happens when that time is over.
+        when: which commands need it, all if not given.
+    """
+
+    by: str | Collection[str] | Callable[[str], bool] | None = None
+    within: timedelta | None = None
+    otherwise: Otherwise = "reject"
+    when: Callable[[Any], bool] | None = None
+
+    def __post_init__(self) -> None:
+        if self.otherwise not in get_args(Otherwise):
+            raise BusError(f"{self}: otherwise must be one of {', '.join(get_args(Otherwise))}.")
+        if self.within is not None and self.within <= timedelta(0):
+            raise BusError(f"{self}: within must be positive.")
+        if isinstance(self.by, Collection) and not self.by:
+            raise BusError(f"{self}: nobody could decide; by=None lets anybody.")
+
+    def bind(self, bus: MessageBus) -> Middleware:
+        async def approval(message: Message, envelope: Envelope, call_next: Next) -> Any:
+            if not isinstance(message, Command):
+                raise BusError(
+                    f"{type(message).__name__!r} is an event: it has happened and needs no "
+                    "approval. Give Approval to the handlers of commands."
+                )
+            if self.when is None or self.when(message):
+                await bus.approvals.ask(message, envelope, self)
+            return await call_next()
+
+        return approval
+
+    def allows(self, name: str) -> bool:
+        if self.by is None:
+            return True
+        if isinstance(self.by, str):
+            return name == self.by
+        return self.by(name) if callable(self.by) else name in self.by
+
+    def allowed(self) -> str:
+        """Who may decide, as text."""
+        if self.by is None:
+            return "anybody"
+        if isinstance(self.by, str):
+            return self.by
+        return handler_name(self.by) if callable(self.by) else ", ".join(sorted(self.by))
+
+
+@dataclass(frozen=True, slots=True)
+class PendingApproval:
+    """A command that waits, for an interface to show; `by` says who may decide."""
+
+    id: str
+    command: Command[Any]
+    envelope: Envelope
+    requested_at: datetime
+    expires_at: datetime | None
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Decision:
+    approved: bool
+    by: str | None
+    reason: str
+    outcome: Outcome
+    at: datetime
+
+
+@dataclass(slots=True)
+class _Waiting:
+    shown: PendingApproval
+    rule: Approval
+    ended: asyncio.Event
+    decision: _Decision | None = None
+
+
+class Approvals:
+    """The commands of one bus that wait for approval, and how the last ones ended.
+
+    At most `remembered` of those that ended, so that whoever comes late hears who was first.
+    """
+
+    def __init__(self, bus: MessageBus, remembered: int = 1_000) -> None:
+        self._bus = bus
+        self._remembered = remembered
+        self._waiting: dict[str, _Waiting] = {}
+        self._ended: dict[str, _Decision] = {}
+
+    def pending(self) -> list[PendingApproval]:
+        """The oldest first."""
+        return [waiting.shown for waiting in self._waiting.values()]
+
+    async def decide(self, approval_id: str, approve: bool, by: str, reason: str = "") -> None:
+        """Let the command run, or have it rejected. The first decision is the only one.
+
+        Raises:
+            AlreadyDecidedError: it was decided, its time ran out, or its caller was cancelled.
+            NotAllowedError: the approval is for others to decide; it stays pending.
+            UnknownApprovalError: there is no such approval, or it ended long ago.
+        """
+        if ended := self._ended.get(approval_id):
+            raise AlreadyDecidedError(
+                approval_id,
+                approved=ended.approved,
+                by=ended.by,
+                at=ended.at,
+                outcome=ended.outcome,
+            )
+        waiting = self._waiting.get(approval_id)
+        if waiting is None:
+            raise UnknownApprovalError(approval_id)
+        if not waiting.rule.allows(by):
+            raise NotAllowedError(approval_id, by=by, allowed=waiting.shown.by)
+        self._end(approval_id, "decided", approve, by, reason)
+
+    async def ask(self, command: Command[Any], envelope: Envelope, rule: Approval) -> None:
+        """Return when the command may run.
+
+        Raises:
+            ApprovalRejectedError: it may not.
+        """
+        name, clock = type(command).__name__, self._bus.clock
+        approval_id, now = new_id(), clock.now()
+        expires_at = None if rule.within is None else now + rule.within
+        shown = PendingApproval(approval_id, command, envelope, now, expires_at, rule.allowed())
+        waiting = _Waiting(shown, rule, asyncio.Event())
+        self._waiting[approval_id] = waiting
+        timer: Timer | None = None
+        if rule.within is not None:
+            expire = partial(self._end, approval_id, "expired", rule.otherwise == "approve")
+            timer = clock.call_at(clock.monotonic() + rule.within.total_seconds(), expire)
+        try:
+            self._tell_requested(shown, name)
+            await waiting.ended.wait()
+        finally:
+            if timer is not None:
+                timer.cancel()
+            self._end(approval_id, "withdrawn", approved=False)
+            decision = cast("_Decision", waiting.decision)
+            self._tell_decided(approval_id, name, decision)
+        if not decision.approved:
+            raise ApprovalRejectedError(
+                name, by=decision.by, reason=decision.reason, expired=decision.outcome == "expired"
+            )
+
+    def _end(
+        self,
+        approval_id: str,
+        outcome: Outcome,
+        approved: bool,
+        by: str | None = None,
+        reason: str = "",
+    ) -> None:
+        """End the wait, unless it has ended: who finds the approval still waiting is the first."""
+        waiting = self._waiting.pop(approval_id, None)
+        if waiting is None:
+            return
+        now = self._bus.clock.now()
+        waiting.decision = self._ended[approval_id] = _Decision(approved, by, reason, outcome, now)
+        if len(self._ended) > self._remembered:
+            del self._ended[next(iter(self._ended))]
+        waiting.ended.set()
+
+    def _tell_requested(self, shown: PendingApproval, name: str) -> None:
+        self._bus.tell(
+            ApprovalRequestedEvent,
+            None,
+            lambda: ApprovalRequestedEvent(
+                approval_id=shown.id,
+                command=name,
+                command_id=shown.envelope.id,
+                by=shown.by,
+                expires_at=shown.expires_at,
+            ),
+        )
+
+    def _tell_decided(self, approval_id: str, name: str, decision: _Decision) -> None:
+        self._bus.tell(
+            ApprovalDecidedEvent,
+            None,
+            lambda: ApprovalDecidedEvent(
+                approval_id=approval_id,
+                command=name,
+                approved=decision.approved,
+                by=decision.by,
+                reason=decision.reason,
+                outcome=decision.outcome,
+            ),
+        )
