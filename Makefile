@@ -13,10 +13,10 @@ RUNTIME := tests/app
 unexport PYTHONDONTWRITEBYTECODE VIRTUAL_ENV UV_PROJECT_ENVIRONMENT
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench sample clean
+.PHONY: help demo test test-long check format bench sample clean
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
 demo: $(READY) ## render an application, ask it two things, show its answers and its trace
 	@$(BIN)/python scripts/demo.py
@@ -26,6 +26,10 @@ test: check $(LITELLM_READY) ## everything: the checks, then the runtime, the re
 	@$(LITELLM)/bin/pytest $(addprefix tests/runtime/llm/test_,litellm.py provider_conformance.py)
 	@echo "== tests of everything"
 	@$(BIN)/pytest
+
+test-long: $(READY) ## hunt for races in the bus: far more of what `test` has a few of (minutes)
+	@LLMGINE_TEST_LONG=1 $(BIN)/pytest --timeout 3600 \
+		$(addprefix tests/runtime/bus/test_,state_machine.py simulation.py)
 
 check: $(READY) ## format, lint, types and imports, on the runtime as it lies and on a render
 	@echo "== format and lint"
@@ -49,8 +53,9 @@ format: $(READY) ## write what can be written: format, simple fixes, manifest, f
 	@$(BIN)/python scripts/manifest.py
 	@$(BIN)/python scripts/tree.py
 
+# make bench ARGS="bus --write FILE" measures the bus only, and writes the tables into a page.
 bench: $(BENCH_READY) ## measure against the peers, side by side (minutes)
-	@$(BIN)/python -m benchmarks
+	@$(BIN)/python -m benchmarks $(ARGS)
 
 sample: $(READY) ## render an application with the default answers into build/sample
 	@rm -rf build/sample

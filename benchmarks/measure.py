@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
@@ -41,6 +42,7 @@ class Cost:
 
     wall_s: float
     cpu_s: float
+    printed: str
 
 
 def run(command: Command, *, cwd: Path = ROOT, env: Mapping[str, str] | None = None) -> Cost:
@@ -62,11 +64,19 @@ def run(command: Command, *, cwd: Path = ROOT, env: Mapping[str, str] | None = N
         _, status, usage = os.wait4(process.pid, 0)
         wall_s = time.perf_counter() - began_s
         process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
-            output.seek(0)
-            words = " ".join(map(str, command))
-            raise RuntimeError(f"{words} failed:\n{output.read().decode(errors='replace')}")
-    return Cost(wall_s, usage.ru_utime + usage.ru_stime)
+        output.seek(0)
+        printed = output.read().decode(errors="replace")
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(map(str, command))} failed:\n{printed}")
+    return Cost(wall_s, usage.ru_utime + usage.ru_stime, printed)
+
+
+def uv() -> str:
+    beside = [Path(sys.executable).parent / "uv", ROOT / ".venv" / "bin" / "uv"]
+    found = next((str(path) for path in beside if path.exists()), None) or shutil.which("uv")
+    if found is None:
+        raise RuntimeError("uv is not installed; `make bench` installs it.")
+    return found
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -78,6 +88,11 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
 
 def median(values: Sequence[float]) -> float:
     return statistics.median(values)
+
+
+def ratio(of: Sequence[float], to: Sequence[float]) -> float:
+    """Of the same rounds, so that a slow moment of the machine weighs on both."""
+    return median([one / other for one, other in zip(of, to, strict=True)])
 
 
 def progress(text: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,25 @@ class Report:
     def markdown(self) -> str:
         goals = table(["figure", "measured", "goal", ""], [figure.row() for figure in self.figures])
         return f"## {self.title}\n\n{self.note}\n\n{table(self.headers, self.rows)}\n\n{goals}\n"
+
+
+BEGIN, END = "<!-- benchmarks -->", "<!-- /benchmarks -->"
+
+
+def check_page(page: Path) -> None:
+    """Raises: ValueError: the page is not there, or has no place for the tables."""
+    if not page.is_file():
+        raise ValueError(f"{str(page)!r} is no file")
+    text = page.read_text(encoding="utf-8")
+    if not 0 <= text.find(BEGIN) < text.find(END):
+        raise ValueError(f"{str(page)!r} has no lines {BEGIN} and {END}; the tables go in between")
+
+
+def write_into(page: Path, tables: str) -> None:
+    """Put the tables where the page's others are; everything around them stays."""
+    before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+    _, _, after = rest.partition(END)
+    page.write_text(f"{before}{BEGIN}\n\n{tables.strip()}\n\n{END}{after}", encoding="utf-8")
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

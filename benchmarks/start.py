@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rendering import render, snapshot
 
-from .measure import BUILD, ROOT, Command, Cost, median, progress
+from .measure import BUILD, Command, Cost, median, progress, uv
 from .measure import run as run_process
 from .report import Figure, Report, at_least, at_most
 
@@ -60,7 +60,7 @@ def _install_app() -> Path:
     with tempfile.TemporaryDirectory() as scratch:
         render(snapshot(Path(scratch) / "template"), project)
     progress("start: installing it")
-    run_process([_uv(), "sync", "--no-dev", "--python", sys.executable], cwd=project, env=COMPILED)
+    run_process([uv(), "sync", "--no-dev", "--python", sys.executable], cwd=project, env=COMPILED)
     return project
 
 
@@ -69,17 +69,9 @@ def _install_peer(name: str, requirement: str) -> Path:
     python = environment / "bin" / "python"
     if not python.exists():
         progress(f"start: installing {name} in an environment of its own")
-        run_process([_uv(), "venv", "--python", sys.executable, environment])
-        run_process([_uv(), "pip", "install", "--python", python, requirement], env=COMPILED)
+        run_process([uv(), "venv", "--python", sys.executable, environment])
+        run_process([uv(), "pip", "install", "--python", python, requirement], env=COMPILED)
     return python
-
-
-def _uv() -> str:
-    beside = [Path(sys.executable).parent / "uv", ROOT / ".venv" / "bin" / "uv"]
-    found = next((str(path) for path in beside if path.exists()), None) or shutil.which("uv")
-    if found is None:
-        raise RuntimeError("uv is not installed; `make bench` installs it.")
-    return found
 
 
 def _peer_versions() -> list[str]:

@@ -9,7 +9,7 @@ from uuid import uuid4
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..measure import CpuTimer
-from .subject import Handled, Subject
+from .subject import AT_ONCE, Handled, Subject
 
 
 class Greet(BaseModel):
@@ -31,6 +31,21 @@ async def commands(count: int, timer: CpuTimer, handled: Handled) -> None:
     with timer:
         for number in range(count):
             await greet(Greet(correlation_id=correlation_id, user=number, text="hello"))
+
+
+async def at_once(count: int, timer: CpuTimer, handled: Handled) -> None:
+    async def greet(message: Greet) -> str:
+        handled.count += 1
+        return message.text
+
+    correlation_id = uuid4().hex
+    with timer:
+        for _ in range(count // AT_ONCE):
+            messages = (
+                Greet(correlation_id=correlation_id, user=number, text="hello")
+                for number in range(AT_ONCE)
+            )
+            await asyncio.gather(*map(greet, messages))
 
 
 async def events(count: int, handlers: int, timer: CpuTimer, handled: Handled) -> None:
@@ -55,4 +70,4 @@ async def events(count: int, handlers: int, timer: CpuTimer, handled: Handled) -
     worker.cancel()
 
 
-SUBJECT = Subject("floor", commands, events)
+SUBJECT = Subject("floor", commands, events, at_once)

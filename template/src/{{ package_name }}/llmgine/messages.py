@@ -71,7 +71,7 @@ class Binding:
 class Message(BaseModel):
     """Base of commands and events: immutable, and strict about what it does not know."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class Command(Message, Generic[R]):

@@ -21,9 +21,9 @@ from .failures import (
     SessionEndedEvent,
     SessionStartedEvent,
 )
+from .handlers import Middleware, Next, Policy
 from .limits import ConcurrencyLimit, Idempotency, RateLimit
 from .policies import CircuitBreaker, Retry, Timeout
-from .registry import Middleware, Next, Policy
 from .schedule import Scheduled
 from .session import Session
 

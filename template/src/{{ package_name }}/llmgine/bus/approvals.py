@@ -19,7 +19,7 @@ from ..errors import (
     UnknownApprovalError,
 )
 from ..messages import Command, Envelope, Event, Message, new_id
-from .registry import Middleware, Next, handler_name
+from .handlers import Middleware, Next, handler_name
 
 if TYPE_CHECKING:
     from .bus import MessageBus

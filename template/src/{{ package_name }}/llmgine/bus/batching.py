@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, cast
 from ..clock import Timer
 from ..errors import BusError
 from ..messages import Batch, Binding, Envelope, LaneOptions, _current
+from .handlers import Run
 from .lane import Lane, Tally, in_lane
-from .registry import Run
 
 if TYPE_CHECKING:
     from .bus import MessageBus

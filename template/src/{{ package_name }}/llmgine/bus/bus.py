@@ -37,9 +37,7 @@ from ..threads import DaemonThreads
 from .approvals import Approvals
 from .batching import BatchLane
 from .failures import FAILURES, CommandResultEvent, DeadLetters, tell_error, tell_result
-from .lane import CANCEL_TIMEOUT_S, TURNS, Lane, Tally, offer_to_each
-from .registration import Registrar
-from .registry import (
+from .handlers import (
     CommandHandler,
     Run,
     binding_name,
@@ -47,13 +45,15 @@ from .registry import (
     missing_handler,
     outlet,
 )
+from .lane import CANCEL_TIMEOUT_S, TURNS, Lane, Tally, offer_to_each
+from .registration import Registrar
 from .schedule import Scheduler
 from .session import Session
 
 if TYPE_CHECKING:
     from .describe import BusDescription
 
-C = TypeVar("C", bound=Command[Any])
+C = TypeVar("C", bound="Command[Any]")
 E = TypeVar("E", bound=Event)
 P = ParamSpec("P")
 Q = TypeVar("Q")
@@ -152,6 +152,8 @@ class MessageBus(Registrar):
             except BusError as problem:
                 problems.append(problem)
         if problems:
+            for compiled in (self._commands, self._streams, self._subscriptions):
+                compiled.clear()
             raise BusStartError(problems)
 
     def _compile(self, binding: Binding) -> None:

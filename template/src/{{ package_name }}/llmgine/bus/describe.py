@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -13,9 +12,9 @@ from pydantic import TypeAdapter
 from pydantic.errors import PydanticUserError
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode
 
-from ..messages import Batch, Binding, Command, Event, Message, is_stream, result_type
+from ..messages import Batch, Binding, Event, Message, is_stream, result_type
+from .handlers import CommandHandler, binding_name, handler_name
 from .lane import Lane
-from .registry import CommandHandler, binding_name, handler_name
 
 if TYPE_CHECKING:
     from .bus import MessageBus
@@ -29,8 +28,7 @@ class LaneDescription:
     concurrency: int
     overflow: str
     filtered: bool
-    batch_size: int | None
-    batch_within_s: float | None
+    batch: Batch | None
     queued: int
     dropped: int
 
@@ -164,18 +162,17 @@ def _handler(
         session_id=session_id,
         handled=at_work.handled if at_work else 0,
         failed=at_work.failed if at_work else 0,
-        lane=_lane(at_work, binding.batch) if isinstance(at_work, Lane) else None,
+        lane=_lane(at_work) if isinstance(at_work, Lane) else None,
     )
 
 
-def _lane(lane: Lane, batch: Batch | None) -> LaneDescription:
+def _lane(lane: Lane) -> LaneDescription:
     return LaneDescription(
         capacity=lane.capacity,
         concurrency=lane.concurrency,
         overflow=lane.overflow,
         filtered=lane.restricted,
-        batch_size=batch.size if batch else None,
-        batch_within_s=batch.within_s if batch else None,
+        batch=lane.binding.batch,
         queued=lane.queued,
         dropped=lane.dropped,
     )
@@ -185,13 +182,11 @@ def _names(bindings: Sequence[Binding]) -> dict[type[Message], str]:
     """The classes handled, themselves or one above; with the module where two are named alike."""
     found = {binding.message_type for binding in bindings}
     found.update(*(_below(one) for one in found if issubclass(one, Event)))
-    found -= {Event}
-    count = Counter(one.__name__ for one in found)
+    paths = {one: f"{one.__module__}.{one.__qualname__}" for one in found - {Event}}
+    names = [one.__name__ for one in paths]
     return {
-        one: one.__name__
-        if count[one.__name__] == 1
-        else f"{one.__module__}.{one.__qualname__}".replace("<locals>.", "")
-        for one in sorted(found, key=lambda one: (issubclass(one, Event), one.__name__))
+        one: one.__name__ if names.count(one.__name__) == 1 else paths[one].replace("<locals>.", "")
+        for one in sorted(paths, key=lambda one: (issubclass(one, Event), one.__name__, paths[one]))
     }
 
 
@@ -218,10 +213,8 @@ def _message(of: type[Message], name: str, bindings: Sequence[Binding]) -> Messa
     )
 
 
-def _result(message_type: type[Message]) -> Any:
-    """What the handler of a command returns or yields."""
-    if not issubclass(message_type, Command):
-        return None
+def _result(message_type: Any) -> Any:
+    """What the handler of a command returns or yields; `None` for an event's."""
     result = result_type(message_type)
     return get_args(result)[0] if is_stream(message_type) else result
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, cast, get_args
 from ..errors import BusError, LaneFullError
 from ..messages import Binding, Envelope, LaneOptions, Overflow, _current
 from .failures import tell_failure, tell_high_water
-from .registry import Run, binding_name
+from .handlers import Run, binding_name
 
 if TYPE_CHECKING:
     from .bus import MessageBus

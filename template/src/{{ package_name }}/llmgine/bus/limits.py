@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from ..clock import Clock, Timer
 from ..errors import BusError, RateLimitedError
 from ..messages import Envelope, Message, is_stream
+from .handlers import Middleware, Next
 from .policies import check, passes
-from .registry import Middleware, Next
 
 if TYPE_CHECKING:
     from .bus import MessageBus

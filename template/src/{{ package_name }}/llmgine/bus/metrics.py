@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from opentelemetry.metrics import CallbackOptions, Meter, Observation
 
+from .handlers import CommandHandler, binding_name
 from .lane import Lane
-from .registry import CommandHandler, binding_name
 
 if TYPE_CHECKING:
     from .bus import MessageBus

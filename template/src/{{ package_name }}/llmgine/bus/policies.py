@@ -1,8 +1,5 @@
 # The template's file: `copier update` replaces it. Yours is everything outside llmgine/.
-"""Ready-made middleware, given as configuration: each handler gets a state of its own.
-
-`bus.register_command_handler(Ask, ask, middleware=[Retry(), Timeout(20)])`: outermost first.
-"""
+"""Ready-made middleware, given as configuration: each handler gets a state of its own."""
 
 from __future__ import annotations
 
@@ -14,12 +11,12 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import takewhile
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ..clock import Clock, sleep
 from ..errors import BusError, CircuitOpenError, DeadlineExceededError, LLMError, LLMErrorKind
 from ..messages import Envelope, Message, _current, is_stream
-from .registry import Middleware, Next
+from .handlers import Middleware, Next
 
 if TYPE_CHECKING:
     from .bus import MessageBus
@@ -72,15 +69,16 @@ class Timeout:
                 when, book = envelope.deadline, hurried
                 if when <= now:
                     raise DeadlineExceededError(type(message).__name__, seconds=when - now)
-            due = envelope.with_deadline(when)
+            due = envelope.copy()
+            due.deadline = when
+            token = _current.set(due)
             if book is hurried:
                 timer = clock.call_at(when, partial(deadlines.hurry, due))
             elif not deadlines.armed:
                 deadlines.arm(when)
-            task: asyncio.Task[Any] = current_task(deadlines.loop)  # type: ignore[assignment]
-            book[due] = task
+            task = cast("asyncio.Task[Any]", current_task(deadlines.loop))
+            book[due] = task, when
             cancelled_before = task.cancelling()
-            token = _current.set(due)
             try:
                 return await call_next()
             except CancelledError as cancelled:
@@ -98,16 +96,19 @@ class Timeout:
         return timeout
 
 
+_Running = dict[Envelope, tuple[asyncio.Task[Any], float]]
+
+
 class _Deadlines:
-    """Who runs, by the envelope that says until when.
+    """Which task runs until when, by its envelope.
 
     All in `running` have equally long, so the oldest is due first and one timer serves them all: a
     timer for each would cost more than the message. Who inherits an earlier deadline has its own.
     """
 
     def __init__(self, clock: Clock) -> None:
-        self.running: dict[Envelope, asyncio.Task[Any]] = {}
-        self.hurried: dict[Envelope, asyncio.Task[Any]] = {}
+        self.running: _Running = {}
+        self.hurried: _Running = {}
         self.armed = False
         # Known from the first message on, for asking which loop runs costs half of a message.
         self.loop: asyncio.AbstractEventLoop | None = None
@@ -119,15 +120,17 @@ class _Deadlines:
         self._clock.call_at(when, self._expire)
 
     def hurry(self, due: Envelope) -> None:
-        self.hurried.pop(due).cancel()
+        self.hurried.pop(due)[0].cancel()
 
     def _expire(self) -> None:
         now = self._clock.monotonic()
-        for due in list(takewhile(lambda due: _deadline(due) <= now, self.running)):
-            self.running.pop(due).cancel()
+        late = takewhile(lambda one: one[1][1] <= now, self.running.items())
+        for due, (task, _) in list(late):
+            del self.running[due]
+            task.cancel()
         self.armed = False
         if self.running:
-            self.arm(_deadline(next(iter(self.running))))
+            self.arm(next(iter(self.running.values()))[1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,13 +232,10 @@ class CircuitBreaker:
         return breaker
 
 
-def _deadline(envelope: Envelope) -> float:
-    return inf if envelope.deadline is None else envelope.deadline
-
-
 def passes(envelope: Envelope, clock: Clock, wait_s: float) -> bool:
-    """Whether that wait would pass the deadline."""
-    return clock.monotonic() + wait_s >= _deadline(envelope)
+    """Whether that wait would pass the deadline; an infinite one always does."""
+    deadline = inf if envelope.deadline is None else envelope.deadline
+    return clock.monotonic() + wait_s >= deadline
 
 
 def matches(kinds: Errors, error: Exception) -> bool:

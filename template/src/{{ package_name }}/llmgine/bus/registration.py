@@ -9,9 +9,9 @@ from typing import Any, TypeVar, Unpack
 
 from ..errors import BusError
 from ..messages import Binding, Command, Event, EventHandler, LaneOptions, Layers
-from .registry import CommandClass
+from .handlers import CommandClass
 
-C = TypeVar("C", bound=Command[Any])
+C = TypeVar("C", bound="Command[Any]")
 E = TypeVar("E", bound=Event)
 Q = TypeVar("Q")
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from ..errors import HandlerExistsError
 from ..messages import Binding, Command, CommandResult, Envelope, Event, R
 from .failures import SessionEndedEvent, SessionStartedEvent
+from .handlers import CommandHandler
 from .lane import CANCEL_TIMEOUT_S, Lane, Tally
 from .registration import Registrar
-from .registry import CommandHandler
 
 if TYPE_CHECKING:
     from .bus import MessageBus

@@ -67,8 +67,8 @@ def _handler(one: HandlerDescription, package: str) -> str:
     """The handler's name, how its events wait where that is not as usual, and its policies."""
     parts = [", ".join(name.removeprefix(package) for name in one.handler.split(", "))]
     if lane := one.lane:
-        if lane.batch_size:
-            parts.append(f"in batches of {lane.batch_size} within {lane.batch_within_s:g} s")
+        if lane.batch:
+            parts.append(f"in batches of {lane.batch.size} within {lane.batch.within_s:g} s")
         else:
             parts.append(f"{lane.concurrency} at once")
         parts.append(f"{lane.overflow} at {lane.capacity:,}")

@@ -12,6 +12,8 @@ from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, get_args, get_origin, get_type_hints
 
+from pydantic.errors import PydanticUserError
+
 from ..errors import BusError, HandlerMissingError
 from ..messages import (
     Binding,
@@ -112,6 +114,12 @@ def _check_fits(binding: Binding, handler: Handler) -> None:
     if not (isinstance(wanted, type) and issubclass(wanted, Command | Event)):
         raise BusError(f"{name} is registered for {wanted!r}, which is no Command or Event class.")
     try:
+        wanted.model_rebuild()  # Not built when it was imported, so that importing stays cheap.
+    except PydanticUserError as error:
+        raise BusError(f"{wanted.__name__}, which {name} handles, is wrong: {error}") from error
+    if not callable(handler):
+        raise BusError(f"{handler!r} is registered for {wanted.__name__}, but cannot be called.")
+    try:
         signature = inspect.signature(handler)
     except (TypeError, ValueError):
         return  # A builtin that does not say what it takes.
@@ -128,6 +136,8 @@ def _check_fits(binding: Binding, handler: Handler) -> None:
         return  # Annotations that exist for type checkers only; these have checked them.
     takes = hints.get(next(iter(signature.parameters)))
     if binding.batch is not None:
+        if not _accepts(takes, list):
+            raise BusError(f"{name} takes {_shown(takes)}, but is given a list of events.")
         takes = get_args(takes)[0] if get_origin(takes) is list and get_args(takes) else None
     if not _accepts(takes, wanted):
         raise BusError(f"{name} takes {_shown(takes)}, but is registered for {wanted.__name__}.")
@@ -159,7 +169,7 @@ def _accepts(annotation: Any, given: type[Any]) -> bool:
     options = get_args(annotation) if get_origin(annotation) not in {None, list, type} else ()
     if options and not isinstance(get_origin(annotation), type):
         return any(_accepts(option, given) for option in options)
-    if annotation is float and given is int:
+    if Any in {annotation, given} or (annotation is float and given is int):
         return True
     try:
         return not isinstance(annotation, type) or issubclass(given, annotation)
