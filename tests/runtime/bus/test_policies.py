@@ -149,41 +149,12 @@ async def test_the_next_message_after_a_quiet_time_has_its_time_too():
         assert [type(result) for result in await stage.ended(slow)] == [DeadlineExceededError]
 
 
-async def test_what_a_handler_leaves_running_has_its_deadline_and_does_not_begin_after_it():
-    began: list[float] = []
-    left: list[asyncio.Task[str]] = []
-
-    async def look(_: Look) -> str:
-        began.append(stage.clock.monotonic())
-        await sleep(stage.clock, 30)
-        return ""
-
-    async def look_after(seconds: float) -> str:
-        await sleep(stage.clock, seconds)
-        return await stage.bus.execute(Look())
-
-    async def leave_two() -> None:
-        left.extend(asyncio.create_task(look_after(seconds)) for seconds in (1, 8))
-
-    stage = Stage(Timeout(5))
-    stage.steps = [leave_two]
-    stage.bus.register_command_handler(Look, look, middleware=[Timeout(60)])
-    async with stage:
-        await stage.bus.execute(Ask())
-        await stage.clock.advance(10)
-
-        early, late = await stage.ended(*left)
-
-    assert began == [1]
-    assert "'Look' was not done within 4 s" in str(early)
-    assert "'Look' was not run: it came 3 s after the deadline" in str(late)
-
-
 async def test_a_handler_that_sends_a_command_ends_at_the_earlier_deadline():
-    seen: list[Envelope | None] = []
+    seen: list[float | None] = []
 
     async def look(_: Look) -> str:
-        seen.append(current_envelope())
+        envelope = current_envelope()
+        seen.append(envelope and envelope.deadline)
         await sleep(stage.clock, 30)
         return ""
 
@@ -195,7 +166,7 @@ async def test_a_handler_that_sends_a_command_ends_at_the_earlier_deadline():
         await stage.clock.advance(5)
 
         assert [type(result) for result in await stage.ended(task)] == [DeadlineExceededError]
-    assert [envelope and envelope.deadline for envelope in seen] == [5]
+    assert seen == [5]
     assert task.cancelling() == 0
 
 

@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from time import time_ns
 from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypedDict, Unpack, cast, get_origin
-from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict
 from typing_extensions import TypeVar
@@ -351,7 +350,9 @@ if hasattr(os, "register_at_fork"):
 
 def _uuid7(time_ns: int, number: int) -> str:
     """A UUID of version 7: milliseconds, then the number. Source: RFC 9562, section 5.7."""
-    return str(UUID(int=((time_ns // 1_000_000) << 80) | (7 << 76) | (2 << 62) | number))
+    digits = f"{((time_ns // 1_000_000) << 80) | (7 << 76) | (2 << 62) | number:032x}"
+    # By hand, for a `UUID` that is only printed takes four times as long.
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 def new_id() -> str:

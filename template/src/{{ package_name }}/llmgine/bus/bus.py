@@ -339,10 +339,10 @@ class MessageBus(Registrar):
             if session := self._sessions.get(envelope.session_id or ""):
                 session.mark(envelope)
             lanes = self.lanes_of(type(event), envelope.session_id)
-        full: list[Lane] = []
+        full: tuple[Lane, ...] = ()
         for lane in lanes:
             if lane.queued >= lane.capacity or lane.restricted:
-                full.append(lane)
+                full = (*full, lane)
             else:
                 lane.put(envelope)
         if full:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Sequence
 from contextvars import Context, ContextVar
 from typing import TYPE_CHECKING, cast, get_args
 
@@ -130,8 +131,8 @@ class Lane:
         self.left: list[Envelope] = []
         # Each worker, with what it has in hand.
         self.workers: dict[asyncio.Task[None], Envelope | list[Envelope] | None] = {}
-        # Whether there is a worker that has not begun. One is enough: as it begins it starts the
-        # next, so a handler that never waits is left with few workers, and any other gets all.
+        # Whether another worker is on its way. Each looks for one as it takes an event, so a
+        # handler that never waits is left with one worker, and any other soon gets all.
         self._spare = False
         # The number of waiting events at which the lane is told to be filling up.
         self._mark = self._high_water()
@@ -156,7 +157,7 @@ class Lane:
                 return
             self._behind[key] = None
         self._ready.append(envelope)
-        if not self._spare and len(self.workers) < self.concurrency:
+        if (not self._spare or not self.workers) and len(self.workers) < self.concurrency:
             self._start_worker()
 
     def _start_worker(self) -> None:
@@ -247,6 +248,7 @@ class Lane:
     async def _work(self) -> None:
         in_lane.set(True)
         task = cast("asyncio.Task[None]", asyncio.current_task())
+        loop = asyncio.get_running_loop()
         ready, run, workers = self._ready, self._run, self.workers
         self._spare = False
         turns = 0
@@ -264,7 +266,8 @@ class Lane:
                 else:
                     self.queued -= 1
                 if ready and not self._spare and len(workers) < self.concurrency:
-                    self._start_worker()
+                    self._spare = True
+                    loop.call_soon(self._help)
                 _current.set(envelope)
                 try:
                     await run(envelope.message)
@@ -283,6 +286,11 @@ class Lane:
         finally:
             self._leave(task)
 
+    def _help(self) -> None:
+        self._spare = False
+        if self._ready and len(self.workers) < self.concurrency:
+            self._start_worker()
+
     def _leave(self, task: asyncio.Task[None]) -> None:
         # By the worker and not a done callback: who publishes next must see one worker fewer.
         del self.workers[task]
@@ -290,7 +298,7 @@ class Lane:
             if self._mark < 0:
                 self._mark = self._high_water()
             self._tally.remove()
-        if self._ready and not self._spare:  # The worker was cancelled, but the lane was not.
+        if self._ready and not self.workers:  # The worker was cancelled, but the lane was not.
             self._start_worker()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
@@ -328,7 +336,7 @@ class Lane:
                 self.left.append(envelope)
 
 
-async def offer_to_each(lanes: list[Lane], envelope: Envelope) -> None:
+async def offer_to_each(lanes: Sequence[Lane], envelope: Envelope) -> None:
     """Offer the event to lanes that are full, or that choose.
 
     Raises:

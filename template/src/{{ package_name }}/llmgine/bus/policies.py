@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ..clock import Clock, sleep
 from ..errors import BusError, CircuitOpenError, DeadlineExceededError, LLMError, LLMErrorKind
-from ..messages import Envelope, Message, _current, is_stream
+from ..messages import Command, Envelope, Message, _current, is_stream
 from .handlers import Middleware, Next
 
 if TYPE_CHECKING:
@@ -23,12 +23,8 @@ if TYPE_CHECKING:
 
 Errors = type[Exception] | tuple[type[Exception], ...] | Callable[[Exception], bool]
 
-_PASSING = {
-    LLMErrorKind.RATE_LIMIT,
-    LLMErrorKind.TIMEOUT,
-    LLMErrorKind.SERVER,
-    LLMErrorKind.NETWORK,
-}
+_Kind = LLMErrorKind
+_PASSING = {_Kind.RATE_LIMIT, _Kind.TIMEOUT, _Kind.SERVER, _Kind.NETWORK}
 
 
 def transient(error: Exception) -> bool:
@@ -49,7 +45,7 @@ class Timeout:
     """The handler has `seconds`, or until the deadline it inherited if that is earlier.
 
     After it the handler is cancelled, and its caller gets a `DeadlineExceededError`. What the
-    handler executes inherits the deadline; a command that comes after it does not run.
+    handler executes until then inherits the deadline; a command that comes late does not run.
     """
 
     seconds: float
@@ -69,9 +65,10 @@ class Timeout:
                 when, book = envelope.deadline, hurried
                 if when <= now:
                     raise DeadlineExceededError(type(message).__name__, seconds=when - now)
-            due = envelope.copy()
-            due.deadline = when
-            token = _current.set(due)
+            # A command's envelope is its own; that of an event is shared by all its handlers.
+            due = envelope if isinstance(message, Command) else envelope.copy()
+            inherited, due.deadline = due.deadline, when
+            token = None if due is envelope else _current.set(due)
             if book is hurried:
                 timer = clock.call_at(when, partial(deadlines.hurry, due))
             elif not deadlines.armed:
@@ -87,7 +84,9 @@ class Timeout:
                 name = type(message).__name__
                 raise DeadlineExceededError(name, seconds=when - now) from cancelled
             finally:
-                _current.reset(token)
+                due.deadline = inherited
+                if token is not None:
+                    _current.reset(token)
                 if book.pop(due, None) is None:
                     task.uncancel()
                 elif timer is not None:

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -31,6 +32,9 @@ HIDDEN: Final = "llmgine.hidden"
 
 Deliver = Callable[[Record], None]
 
+# Made by the bus of a time and a number, so there is nothing to look for in them.
+_MADE = (semconv.MESSAGE_ID, semconv.MESSAGE_CORRELATION_ID)
+
 _KIND_NAMES = {kind: kind.name.lower() for kind in otel.SpanKind}
 _STATUSES = {code: code.name.lower() for code in otel.StatusCode}
 
@@ -51,6 +55,8 @@ class Recorder(SpanProcessor):
     ) -> None:
         self._deliver = deliver
         self._redact = redact
+        # Names are few; the same ones are not looked through again and again.
+        self._name = lru_cache(maxsize=256)(redact.text)
         self._batches = batches
         self._unwanted = frozenset() if capture_content else semconv.CONTENT
 
@@ -61,68 +67,71 @@ class Recorder(SpanProcessor):
             return
         for key in self._unwanted & attributes.keys():
             del attributes[key]
-        clean = self._clean(span, attributes)
+        made = {key: attributes.pop(key) for key in _MADE if key in attributes}
+        name, attributes = self._name(span.name), made | self._redacted(attributes)
+        status, events = self._status(span.status), self._events(span)
+        fields: dict[str, Any] = {
+            "kind": _KIND_NAMES[span.kind],
+            "duration_s": ((span.end_time or 0) - (span.start_time or 0)) / 1e9,
+            "status": _STATUSES[status.status_code],
+            "attributes": attributes,
+        }
+        if status.description:
+            fields["status_message"] = status.description
+        if events:
+            fields["events"] = [
+                {
+                    "ts": timestamp(event.timestamp),
+                    "name": event.name,
+                    "attributes": dict(event.attributes or {}),
+                }
+                for event in events
+            ]
         self._deliver(
             Record(
                 timestamp(span.start_time),
                 "span",
-                clean.name,
+                name,
                 f"{span.context.trace_id:032x}",
                 f"{span.context.span_id:016x}",
                 None if span.parent is None else f"{span.parent.span_id:016x}",
-                fields=_fields(clean),
+                fields=fields,
             )
         )
-        for batch in self._batches:
-            batch.on_end(clean)
+        if self._batches:
+            links = [
+                otel.Link(link.context, self._redacted(link.attributes)) for link in span.links
+            ]
+            clean = ReadableSpan(
+                name=name,
+                context=span.context,
+                parent=span.parent,
+                resource=span.resource,
+                attributes=attributes,
+                events=events,
+                links=links,
+                kind=span.kind,
+                status=status,
+                start_time=span.start_time,
+                end_time=span.end_time,
+                instrumentation_scope=span.instrumentation_scope,
+            )
+            for batch in self._batches:
+                batch.on_end(clean)
 
-    def _clean(self, span: ReadableSpan, attributes: Mapping[str, Any]) -> ReadableSpan:
-        status = span.status
-        if status.description:
-            status = otel.Status(status.status_code, self._redact.text(status.description))
-        return ReadableSpan(
-            name=self._redact.text(span.name),
-            context=span.context,
-            parent=span.parent,
-            resource=span.resource,
-            attributes=self._redacted(attributes),
-            events=[
-                Event(
-                    self._redact.text(event.name), self._redacted(event.attributes), event.timestamp
-                )
-                for event in span.events
-            ],
-            links=[otel.Link(link.context, self._redacted(link.attributes)) for link in span.links],
-            kind=span.kind,
-            status=status,
-            start_time=span.start_time,
-            end_time=span.end_time,
-            instrumentation_scope=span.instrumentation_scope,
-        )
+    def _status(self, status: otel.Status) -> otel.Status:
+        if not status.description:
+            return status
+        return otel.Status(status.status_code, self._redact.text(status.description))
+
+    def _events(self, span: ReadableSpan) -> list[Event]:
+        return [
+            Event(self._redact.text(event.name), self._redacted(event.attributes), event.timestamp)
+            for event in span.events
+        ]
 
     def _redacted(self, attributes: Mapping[str, Any] | None) -> dict[str, Any]:
         return dict(self._redact.fields(attributes or {}))
-
-
-def _fields(span: ReadableSpan) -> dict[str, Any]:
-    fields: dict[str, Any] = {
-        "kind": _KIND_NAMES[span.kind],
-        "duration_s": ((span.end_time or 0) - (span.start_time or 0)) / 1e9,
-        "status": _STATUSES[span.status.status_code],
-        "attributes": cast("MappingProxyType[str, Any]", span.attributes).copy(),
-    }
-    if span.status.description:
-        fields["status_message"] = span.status.description
-    if span.events:
-        fields["events"] = [
-            {
-                "ts": timestamp(event.timestamp),
-                "name": event.name,
-                "attributes": dict(event.attributes or {}),
-            }
-            for event in span.events
-        ]
-    return fields
 
 
 _KINDS = {

@@ -270,7 +270,9 @@ class Observer:
             attributes[semconv.SESSION_ID] = envelope.session_id
         # A command runs inside its caller's span. An event's handler runs in a lane, where there
         # is none; the envelope has the one it was published in.
-        parent = envelope.traceparent if not self._tracing.in_span() else None
+        parent = envelope.traceparent
+        if parent is not None and self._tracing.in_span():
+            parent = None
         kind: SpanKind = "internal" if isinstance(message, Command) else "consumer"
         with self._tracing.span(type(message).__name__, kind, attributes, parent, with_stack=True):
             return await call_next()
