@@ -30,7 +30,8 @@ def main() -> None:
             texts.append(f"{result}\n")
         print(texts[-1], flush=True)
     if arguments.write:
-        write_into(arguments.write, "\n".join(texts))
+        # In the page they stand below one of its own headings.
+        write_into(arguments.write, "\n".join(texts).replace("\n## ", "\n### "))
     reached = sum(figure.goal.verdict(figure.value) != "**miss**" for figure in figures)
     progress(f"{reached} of {len(figures)} goals reached")
 

@@ -127,4 +127,5 @@ def _cell(seconds: Seconds, name: str, scenario: str) -> str:
     if not taken:
         return "none"
     times = ratio(taken, seconds["llmgine", scenario])
-    return f"{median(taken) * 1e6:.1f} ({times:.3g})"
+    shown = f"{times:.3g}" if times < 1000 else f"{times:,.0f}"
+    return f"{median(taken) * 1e6:.1f} ({shown})"

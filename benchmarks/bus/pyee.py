@@ -22,4 +22,4 @@ async def events(count: int, handlers: int, timer: CpuTimer, handled: Handled) -
         await emitter.wait_for_complete()
 
 
-SUBJECT = Subject("pyee", events=events, rounds_of=2_000)
+SUBJECT = Subject("pyee", events=events)

@@ -39,4 +39,4 @@ class Subject:
     events: Events | None = None
     at_once: Commands | None = None
     keyed: Events | None = None
-    rounds_of: int = 4_000
+    rounds_of: int = 10_000
