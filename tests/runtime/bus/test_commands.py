@@ -76,6 +76,9 @@ async def test_try_execute_returns_the_value_or_the_error():
     assert succeeded.ok
     assert succeeded.unwrap() == "HI"
     assert isinstance(failed.error, ValueError)
+    assert failed.error.__traceback__ is not None
+    assert failed.envelope is not None
+    assert failed.envelope.message == Shout(text="hi")
     with pytest.raises(ValueError, match="cannot shout"):
         failed.unwrap()
 

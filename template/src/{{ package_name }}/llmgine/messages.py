@@ -149,24 +149,6 @@ def is_stream(message_type: type[Message]) -> bool:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class CommandResult(Generic[R]):
-    """How a command ended: with a value, or with the error its handler raised."""
-
-    value: R | None = None
-    error: Exception | None = None
-
-    @property
-    def ok(self) -> bool:
-        return self.error is None
-
-    def unwrap(self) -> R:
-        """The value, or the handler's error raised."""
-        if self.error is not None:
-            raise self.error
-        return cast("R", self.value)
-
-
 _NOTHING: Mapping[str, str] = {}
 
 
@@ -324,6 +306,25 @@ class Envelope:
 
     def __repr__(self) -> str:
         return f"Envelope(id={self.id!r}, session_id={self.session_id!r}, key={self.key!r})"
+
+
+@dataclass(frozen=True, slots=True)
+class CommandResult(Generic[R]):
+    """How a command ended: with a value, or with the error its handler raised."""
+
+    value: R | None = None
+    error: Exception | None = None
+    envelope: Envelope | None = None
+
+    @property
+    def ok(self) -> bool:
+        return self.error is None
+
+    def unwrap(self) -> R:
+        """The value, or the handler's error raised."""
+        if self.error is not None:
+            raise self.error
+        return cast("R", self.value)
 
 
 _new = Envelope.__new__

@@ -254,11 +254,13 @@ class MessageBus(Registrar):
         self, command: Command[R], *, session_id: str | None = None
     ) -> CommandResult[R]:
         """As `execute`, with the handler's error returned instead of raised."""
+        trace = self._traceparent
+        envelope = self._enclose(command, _current.get(), session_id, None, trace and trace())
         try:
-            value = await self.execute(command, session_id=session_id)
+            value = await self.execute(command, envelope=envelope)
         except Exception as error:
-            return CommandResult(error=error)
-        return CommandResult(value=value)
+            return CommandResult(error=error, envelope=envelope)
+        return CommandResult(value=value, envelope=envelope)
 
     async def stream(
         self, command: Command[AsyncIterator[T]], *, session_id: str | None = None

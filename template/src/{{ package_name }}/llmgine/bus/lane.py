@@ -228,6 +228,7 @@ class Lane:
                 self.put(envelope)
 
     def _drop_oldest(self) -> None:
+        # Of those whose turn is next: to look at all of them would take longer the fuller it is.
         queues = [self._ready, *filter(None, self._behind.values())]
         oldest = min(filter(None, queues), key=lambda queue: queue[0].time_ns)
         dropped = oldest.popleft()
