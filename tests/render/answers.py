@@ -15,7 +15,7 @@ CHOICES: dict[str, dict[str, dict[str, Any]]] = {
         "bare": {},
         "withlitellm": {"extras": ["litellm"]},
         "withotlp": {"extras": ["otlp"]},
-        "withboth": {"extras": ["litellm", "otlp"]},
+        "withall": {"extras": ["cron", "litellm", "otlp"]},
     },
     "store": {"sqlite": {}, "memory": {"context_store": "memory"}},
     "names": {
@@ -40,15 +40,15 @@ _ROWS = """
 offline bare        sqlite plain nobody
 offline withlitellm memory plain somebody
 offline withotlp    sqlite odd   nobody
-offline withboth    memory odd   somebody
+offline withall    memory odd   somebody
 openai  bare        memory odd   nobody
 openai  withlitellm sqlite odd   somebody
 openai  withotlp    memory plain nobody
-openai  withboth    sqlite plain somebody
+openai  withall    sqlite plain somebody
 litellm bare        sqlite plain somebody
 litellm withlitellm memory plain nobody
 litellm withotlp    sqlite odd   somebody
-litellm withboth    memory odd   nobody
+litellm withall    memory odd   nobody
 """
 
 ROWS = [tuple(row.split()) for row in _ROWS.strip().splitlines()]

@@ -1,6 +1,7 @@
 """Messages that are sent later."""
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
@@ -12,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from app.llmgine.bus import MessageBus, Timeout
-from app.llmgine.errors import BusClosedError, BusError, LaneFullError
+from app.llmgine.errors import BusClosedError, BusError, LaneFullError, MissingExtraError
 from app.llmgine.messages import Command, Event, current_envelope
 from app.llmgine.testing.clock import FakeClock, FakeTimer
 
@@ -423,3 +424,11 @@ async def test_idle_waits_for_what_has_fallen_due_although_it_has_not_begun():
         sent = len(reminded)
 
     assert sent == 1
+
+
+async def test_cron_without_its_extra_says_how_to_add_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cronsim", None)
+
+    async with MessageBus() as bus:
+        with pytest.raises(MissingExtraError, match="uv sync --extra cron"):
+            await bus.schedule(Remind(), cron="0 9 * * *")

@@ -10,10 +10,11 @@ from collections.abc import Callable
 from contextvars import Context
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ..clock import Timer
-from ..errors import BusClosedError, BusError
+from ..errors import BusClosedError, BusError, MissingExtraError
 from ..messages import Command, Envelope, Event, _current, is_stream, new_id
 
 if TYPE_CHECKING:
@@ -108,6 +109,7 @@ class Scheduler:
             key: what an event is ordered by.
 
         Raises:
+            MissingExtraError: `cron` needs the extra of that name.
             BusError: not exactly one time, or one that cannot be, or a streamed command.
             BusClosedError: the bus is stopping.
         """
@@ -174,17 +176,20 @@ class Scheduler:
         return following
 
     def _cron(self, expression: str, timezone: tzinfo) -> _Following:
-        from cronsim import CronSim, CronSimError
+        try:
+            library: Any = import_module("cronsim")
+        except ImportError as error:
+            raise MissingExtraError("A schedule by cron", "cron") from error
 
         def following() -> datetime | None:
             now = self.bus.clock.now()
-            times = CronSim(expression, now.astimezone(timezone))
+            times = library.CronSim(expression, now.astimezone(timezone))
             # In the hour that a change of the clocks repeats, the first answers may be past.
             return next((time.astimezone(UTC) for time in times if time > now), None)
 
         try:
             found = following()
-        except CronSimError as wrong:
+        except library.CronSimError as wrong:
             raise BusError(f"cron={expression!r} cannot be read: {wrong}.") from wrong
         if found is None:
             raise BusError(f"cron={expression!r} does not come in the next 50 years.")
