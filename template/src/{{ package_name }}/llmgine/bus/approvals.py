@@ -157,6 +157,8 @@ class Approvals:
             NotAllowedError: the approval is for others to decide; it stays pending.
             UnknownApprovalError: there is no such approval, or it ended long ago.
         """
+        if not isinstance(approve, bool):
+            raise BusError(f"approve must be True or False, not {approve!r}.")
         if ended := self._ended.get(approval_id):
             raise AlreadyDecidedError(
                 approval_id,

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from dataclasses import replace
+from math import inf
 from typing import TYPE_CHECKING, cast
 
 from ..clock import Timer
@@ -30,11 +31,12 @@ class BatchLane(Lane):
         options: LaneOptions = {"concurrency": 1, **binding.lane}
         super().__init__(bus, tally, replace(binding, lane=options), run)
         batch = cast("Batch", binding.batch)
-        if batch.size < 1 or batch.within_s < 0 or self.concurrency != 1:
-            raise BusError(
-                f"{self.name}: a batch has a size of at least 1 and a time of at least 0 s, and "
-                f"keeps the order by a concurrency of 1; given: {batch}, {self.concurrency}."
-            )
+        if not isinstance(batch.size, int) or not 1 <= batch.size <= self.capacity:
+            raise BusError(f"{self.name}: size must be from 1 to the capacity, {self.capacity}.")
+        if not 0 <= batch.within_s < inf:
+            raise BusError(f"{self.name}: within_s must be at least 0 seconds, and not infinite.")
+        if self.concurrency != 1:
+            raise BusError(f"{self.name}: batches keep the order, so concurrency must be 1.")
         self.binding = binding
         self._batch = batch
         self._arrivals: deque[float] = deque()

@@ -94,6 +94,8 @@ class MessageBus(Registrar):
         clock: Clock | None = None,
         max_threads: int = 8,
     ) -> None:
+        if max_threads < 1:
+            raise BusError(f"max_threads is {max_threads}: plain functions need at least 1 thread.")
         self.clock = clock or SystemClock()
         self.tally = Tally()
         self.dead_letters = DeadLetters(self)
@@ -296,6 +298,8 @@ class MessageBus(Registrar):
 
     def _command_handler(self, command: Command[Any], envelope: Envelope) -> CommandHandler:
         wanted = type(command)
+        if not isinstance(command, Command):
+            raise BusError(f"{command!r} is no command; an event is published: bus.publish(...)")
         session = self._sessions.get(envelope.session_id or "")
         handler = session.commands.get(wanted) if session is not None else None
         handler = handler or self._commands.get(wanted) or self._streams.get(wanted)
@@ -393,6 +397,9 @@ class MessageBus(Registrar):
         """Where the events of that class go, the session's own lanes first."""
         lanes = self._routes.get(event_type)
         if lanes is None:
+            if not issubclass(event_type, Event):
+                name = event_type.__name__
+                raise BusError(f"{name!r} is no event; a command is executed: bus.execute(...)")
             lanes = self._routes[event_type] = _matching(event_type, self._subscriptions)
         if self._sessions and (session := self._sessions.get(session_id or "")):
             own = session.routes.get(event_type)
@@ -449,7 +456,18 @@ class MessageBus(Registrar):
         """Wait until no command runs and no event waits or runs: an exact count, not a timer.
 
         Batches that still gather are handed over.
+
+        Raises:
+            BusError: called from a handler, which would wait for itself.
         """
+        task = asyncio.current_task()
+        if _current.get() in self._running or any(task in lane.workers for lane in self.lanes()):
+            raise BusError(
+                "A handler cannot wait for the bus to be idle: it would wait for itself."
+            )
+        await self._drain()
+
+    async def _drain(self) -> None:
         while self._running or self.tally.busy:
             for lane in self.lanes():
                 lane.flush()
@@ -502,7 +520,7 @@ class MessageBus(Registrar):
         report = StopReport(scheduled=self.scheduler.stop())
         try:
             async with asyncio.timeout(grace_s):
-                await self.idle()
+                await self._drain()
         except (TimeoutError, asyncio.CancelledError) as ended:
             report = await self._abandon(report)
             if isinstance(ended, asyncio.CancelledError):

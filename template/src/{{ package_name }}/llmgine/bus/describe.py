@@ -13,7 +13,7 @@ from pydantic.errors import PydanticUserError
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode
 
 from ..messages import Batch, Binding, Event, Message, is_stream, result_type
-from .handlers import CommandHandler, binding_name, handler_name
+from .handlers import CommandHandler, binding_name, layer_name
 from .lane import Lane
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def describe(bus: MessageBus) -> BusDescription:
     names = _names(bindings)
     return BusDescription(
         state=bus.state,
-        policies=tuple(map(_layer_name, bus.middleware)),
+        policies=tuple(map(layer_name, bus.middleware)),
         messages=tuple(_message(one, name, bindings) for one, name in names.items()),
         handlers=tuple(
             _handler(one, names.get(one.message_type, "Event"), at_work.get(one), sessions.get(one))
@@ -158,7 +158,7 @@ def _handler(
     return HandlerDescription(
         message=name,
         handler=binding_name(binding),
-        policies=tuple(map(_layer_name, binding.middleware)),
+        policies=tuple(map(layer_name, binding.middleware)),
         session_id=session_id,
         handled=at_work.handled if at_work else 0,
         failed=at_work.failed if at_work else 0,
@@ -239,10 +239,6 @@ def _adapter(annotation: Any, mode: JsonSchemaMode) -> TypeAdapter[Any]:
     except PydanticUserError:
         return TypeAdapter(Any)
     return adapter
-
-
-def _layer_name(layer: Any) -> str:
-    return repr(layer) if hasattr(layer, "bind") else handler_name(layer)
 
 
 def _escaped(text: str) -> str:

@@ -9,8 +9,9 @@ import inspect
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import aclosing
 from contextvars import ContextVar
+from dataclasses import fields, is_dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from pydantic.errors import PydanticUserError
 
@@ -94,12 +95,21 @@ def compile_binding(
         _check_fits(binding, handler)
         run = _run_of(handler, binding, threads)
         for layer in reversed(layers):
-            bound = layer.bind(bus) if hasattr(layer, "bind") else layer
-            run = _around(bound, run, in_batches=binding.batch is not None)
+            run = _around(_bound(layer, bus, handler), run, in_batches=binding.batch is not None)
         runs.append(run)
     if not runs:
         raise BusError(f"{binding.message_type.__name__}: an ordered group needs a handler.")
     return runs[0] if len(runs) == 1 else _in_order(runs)
+
+
+def _bound(layer: Any, bus: MessageBus, handler: Handler) -> Middleware:
+    bound = layer
+    if hasattr(layer, "bind") and not isinstance(layer, type):
+        bound = layer.bind(bus)
+    if isinstance(bound, type) or not callable(bound):
+        name = handler_name(handler)
+        raise BusError(f"{layer!r} around {name} is no middleware, nor a policy's instance.")
+    return cast("Middleware", bound)
 
 
 def _run_of(handler: Handler, binding: Binding, threads: DaemonThreads) -> Run:
@@ -147,6 +157,8 @@ def _check_fits(binding: Binding, handler: Handler) -> None:
 def _check_result(wanted: type[Message], handler: Handler, name: str, hints: Any) -> None:
     streams = inspect.isasyncgenfunction(_function(handler))
     if is_stream(wanted):
+        if inspect.iscoroutinefunction(_function(handler)):
+            raise BusError(f"{name} must yield, not return: {wanted.__name__} is streamed.")
         if not streams and get_origin(hints.get("return")) is None and "return" in hints:
             raise BusError(f"{name} must be an async generator: {wanted.__name__} is streamed.")
         return
@@ -179,6 +191,24 @@ def _accepts(annotation: Any, given: type[Any]) -> bool:
 
 def _shown(annotation: Any) -> str:
     return getattr(annotation, "__name__", None) or repr(annotation)
+
+
+def layer_name(layer: Any) -> str:
+    """A middleware by its name; a policy with the arguments that are not its defaults."""
+    if not hasattr(layer, "bind") or not is_dataclass(layer):
+        return handler_name(layer)
+    given = {field.name: (getattr(layer, field.name), field.default) for field in fields(layer)}
+    shown = [
+        f"{name}={handler_name(value) if inspect.isfunction(value) else repr(value)}"
+        for name, (value, default) in given.items()
+        if value != default
+    ]
+    return f"{type(layer).__name__}({', '.join(shown)})"
+
+
+def is_plain(function: Any) -> bool:
+    """Whether it can be called, and is not async."""
+    return callable(function) and not _is_async(function)
 
 
 def _unwrapped(handler: Handler) -> Handler:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, cast, get_args
 from ..errors import BusError, LaneFullError
 from ..messages import Binding, Envelope, LaneOptions, Overflow, _current
 from .failures import tell_failure, tell_high_water
-from .handlers import Run, binding_name
+from .handlers import Run, binding_name, is_plain
 
 if TYPE_CHECKING:
     from .bus import MessageBus
@@ -109,11 +109,14 @@ class Lane:
         self.overflow = binding.lane.get("overflow", "wait")
         if unknown := set(binding.lane) - set(LaneOptions.__annotations__):
             raise BusError(f"{self.name}: a lane has no option {', '.join(sorted(unknown))}.")
-        if self.capacity < 1 or self.concurrency < 1 or self.overflow not in get_args(Overflow):
-            raise BusError(
-                f"{self.name}: capacity {self.capacity} and concurrency {self.concurrency} must "
-                f"be at least 1, overflow {self.overflow!r} one of {', '.join(get_args(Overflow))}."
-            )
+        for option, number in (("capacity", self.capacity), ("concurrency", self.concurrency)):
+            if not isinstance(number, int) or number < 1:
+                raise BusError(f"{self.name}: {option} must be at least 1, a whole number.")
+        if self.overflow not in get_args(Overflow):
+            allowed = ", ".join(get_args(Overflow))
+            raise BusError(f"{self.name}: overflow {self.overflow!r} must be one of {allowed}.")
+        if binding.where is not None and not is_plain(binding.where):
+            raise BusError(f"{self.name}: where must be a plain function of the event.")
         self.queued = self.handled = self.failed = self.dropped = 0
         # Whether an event has to be offered although there is room.
         self.restricted = binding.where is not None

@@ -31,8 +31,7 @@ def transient(error: Exception) -> bool:
     """Whether the same call may succeed later: the network, a limit or the other side failed."""
     if isinstance(error, LLMError):
         return error.kind in _PASSING
-    late = isinstance(error, DeadlineExceededError)
-    return isinstance(error, (TimeoutError, ConnectionError)) and not late
+    return isinstance(error, (TimeoutError, ConnectionError))
 
 
 def outage(error: Exception) -> bool:

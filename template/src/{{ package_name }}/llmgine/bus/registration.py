@@ -9,7 +9,7 @@ from typing import Any, TypeVar, Unpack
 
 from ..errors import BusError
 from ..messages import Binding, Command, Event, EventHandler, LaneOptions, Layers
-from .handlers import CommandClass
+from .handlers import CommandClass, handler_name
 
 C = TypeVar("C", bound="Command[Any]")
 E = TypeVar("E", bound=Event)
@@ -33,7 +33,13 @@ class Registrar:
             handler: async, or a plain function, which then runs in a thread.
             middleware: middleware and policies around this handler, inside the bus's own.
         """
-        self.include(Binding(command_type, (handler,), tuple(middleware)))  # type: ignore[arg-type]
+        binding = Binding(command_type, (handler,), tuple(middleware))  # type: ignore[arg-type]
+        if not binding.is_command:
+            raise BusError(
+                f"{command_type!r} is no command class; {handler_name(handler)} cannot answer it. "
+                "For an event: bus.register_event_handler(...)"
+            )
+        self.include(binding)
 
     def register_event_handler(
         self,
@@ -54,6 +60,7 @@ class Registrar:
             middleware: as for commands.
             lane: how events wait; see `LaneOptions`.
         """
+        _check_event(event_type)
         self.include(event_type.handled_by(handler, where=where, middleware=middleware, **lane))
 
     def register_batch_handler(
@@ -72,6 +79,7 @@ class Registrar:
         A list is handed over when it has `size` events, or `within_s` seconds after its first.
         Middleware is given the first event of the list.
         """
+        _check_event(event_type)
         self.include(
             event_type.handled_in_batches_by(
                 handler,
@@ -106,3 +114,10 @@ def _bindings_of(module: ModuleType) -> Iterator[Binding]:
             "binding = MyCommand.handled_by(my_handler)"
         )
     return iter(found)
+
+
+def _check_event(event_type: object) -> None:
+    if not (isinstance(event_type, type) and issubclass(event_type, Event)):
+        raise BusError(
+            f"{event_type!r} is no event class. For a command: bus.register_command_handler(...)"
+        )

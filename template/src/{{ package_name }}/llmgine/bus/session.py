@@ -6,10 +6,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from ..errors import HandlerExistsError
+from ..errors import BusError, HandlerExistsError
 from ..messages import Binding, Command, CommandResult, Envelope, Event, R
 from .failures import SessionEndedEvent, SessionStartedEvent
 from .handlers import CommandHandler
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from .bus import MessageBus
 
 T = TypeVar("T")
+
+ENDED = "has ended; open another one: async with bus.session() as session: ..."
 
 
 class Session(Registrar):
@@ -34,13 +36,14 @@ class Session(Registrar):
     ) -> None:
         self.id = session_id
         self.key = key
-        self.metadata = dict(metadata)
+        self.metadata = MappingProxyType(dict(metadata))
         self.commands: dict[type[Command[Any]], CommandHandler] = {}
         self.lanes: list[tuple[type[Event], Lane]] = []
         # The lanes of each class of events, the session's first; filled as they are needed.
         self.routes: dict[type[Event], tuple[Lane, ...]] = {}
         self.tally = Tally(bus.tally)
         self._bus = bus
+        self._state = "has not begun: async with session: ..."
 
     def bind(self, binding: Binding) -> None:
         """Register it for this session; its events come in order, one at a time.
@@ -49,6 +52,8 @@ class Session(Registrar):
             HandlerExistsError: the session already answers this command.
             BusError: the handler does not fit the message.
         """
+        if self._state == ENDED:
+            self._check_open()
         message_type: Any = binding.message_type
         if not binding.is_command:
             in_order = replace(binding, lane={"concurrency": 1, **binding.lane})
@@ -74,18 +79,22 @@ class Session(Registrar):
 
     async def execute(self, command: Command[R]) -> R:
         """As `bus.execute`, in this session."""
+        self._check_open()
         return await self._bus.execute(command, session_id=self.id)
 
     async def try_execute(self, command: Command[R]) -> CommandResult[R]:
         """As `bus.try_execute`, in this session."""
+        self._check_open()
         return await self._bus.try_execute(command, session_id=self.id)
 
     def stream(self, command: Command[AsyncIterator[T]]) -> AsyncIterator[T]:
         """As `bus.stream`, in this session."""
+        self._check_open()
         return self._bus.stream(command, session_id=self.id)
 
     async def publish(self, event: Event, *, key: str | None = None) -> None:
         """As `bus.publish`, in this session."""
+        self._check_open()
         await self._bus.publish(event, session_id=self.id, key=key)
 
     async def idle(self) -> None:
@@ -95,8 +104,15 @@ class Session(Registrar):
                 lane.flush()
             await self.tally.change()
 
+    def _check_open(self) -> None:
+        if self._state != "open":
+            raise BusError(f"Session {self.id!r} {self._state}")
+
     async def __aenter__(self) -> Self:
+        if self._state == ENDED:
+            self._check_open()
         self._bus.open_session(self)
+        self._state = "open"
         self._bus.tell(
             SessionStartedEvent, None, lambda: SessionStartedEvent(session_id=self.id), self
         )
@@ -119,6 +135,7 @@ class Session(Registrar):
 
     async def _close(self, error_type: str | None) -> None:
         self._bus.close_session(self)
+        self._state = ENDED
         for _, lane in self.lanes:
             lane.close()
         self._bus.tell(
