@@ -390,7 +390,7 @@ async def commands_of_callers_who_give_up(draw: random.Random) -> None:
     for end in ended:
         assert isinstance(end, int | ZeroDivisionError | asyncio.CancelledError)
     assert bus.running == 0
-    (handler,) = bus.command_handlers()
+    (handler,) = bus.handlers()
     assert (await bus.stop(0)).drained
     assert handler.handled >= sum(isinstance(end, int) for end in ended)
 

@@ -158,7 +158,7 @@ async def test_after_a_failed_start_nothing_runs_and_no_handler_is_left_over():
     with pytest.raises(BusClosedError):
         await bus.execute(Add(first=1, second=2))
     assert bus.lanes() == []
-    assert bus.command_handlers() == []
+    assert bus.handlers() == []
     assert (await bus.stop()).drained
 
 

@@ -16,6 +16,7 @@ from copy import copy
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from time import time_ns
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypedDict, Unpack, cast, get_origin
 
 from pydantic import BaseModel, ConfigDict
@@ -149,7 +150,7 @@ def is_stream(message_type: type[Message]) -> bool:
     )
 
 
-_NOTHING: Mapping[str, str] = {}
+NO_METADATA: Mapping[str, str] = MappingProxyType({})
 
 
 class _Rare:
@@ -160,7 +161,7 @@ class _Rare:
     def __init__(self) -> None:
         self.attempt = 1
         self.idempotency_key: str | None = None
-        self.metadata = _NOTHING
+        self.metadata = NO_METADATA
         self.of_failure = False
 
 
@@ -261,7 +262,7 @@ class Envelope:
     @property
     def metadata(self) -> Mapping[str, str]:
         """What the session says of itself, for every message in it and what these cause."""
-        return _NOTHING if self._rare is None else self._rare.metadata
+        return NO_METADATA if self._rare is None else self._rare.metadata
 
     @property
     def of_failure(self) -> bool:
@@ -296,12 +297,6 @@ class Envelope:
         """The same message's next attempt."""
         twin = self.copy()
         twin.mark(attempt=self.attempt + 1)
-        return twin
-
-    def with_deadline(self, when: float) -> Envelope:
-        """The same message, due by then at the latest."""
-        twin = self.copy()
-        twin.deadline = when if self.deadline is None else min(when, self.deadline)
         return twin
 
     def __repr__(self) -> str:

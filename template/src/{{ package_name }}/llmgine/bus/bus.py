@@ -16,13 +16,14 @@ from collections.abc import (
 from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import dataclass, replace
-from types import MappingProxyType, TracebackType
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
 from uuid import uuid4
 
 from ..clock import Clock, SystemClock
 from ..errors import BusClosedError, BusError, BusStartError, HandlerExistsError
 from ..messages import (
+    NO_METADATA,
     Binding,
     Command,
     CommandResult,
@@ -63,7 +64,6 @@ logger = logging.getLogger(__name__)
 
 # How many items of a stream its handler may be ahead of who reads them.
 STREAM_BUFFER = 16
-NO_METADATA: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -491,11 +491,6 @@ class MessageBus(Registrar):
         return [lane for _, lane in self._subscriptions] + [
             lane for session in self.sessions() for _, lane in session.lanes
         ]
-
-    def command_handlers(self) -> list[CommandHandler]:
-        """The handlers of commands, those of the sessions last."""
-        own = [handler for session in self.sessions() for handler in session.commands.values()]
-        return [*self._commands.values(), *self._streams.values(), *own]
 
     @property
     def running(self) -> int:

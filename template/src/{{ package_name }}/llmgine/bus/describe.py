@@ -132,9 +132,11 @@ class BusDescription:
 
 def describe(bus: MessageBus) -> BusDescription:
     """What `bus.describe()` returns."""
-    compiled: list[Lane | CommandHandler] = [*bus.lanes(), *bus.command_handlers()]
-    at_work = {one.binding: one for one in compiled}
-    sessions = {one.binding: session.id for session in bus.sessions() for one in session.handlers()}
+    at_work = {one.binding: one for one in bus.handlers()}
+    sessions: dict[Binding, str] = {}
+    for session in bus.sessions():
+        for one in session.handlers():
+            at_work[one.binding], sessions[one.binding] = one, session.id
     bindings = [*bus.bindings, *sessions]
     names = _names(bindings)
     return BusDescription(
