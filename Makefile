@@ -7,6 +7,8 @@ READY := .venv/.ready
 BENCH_READY := .venv/.bench-ready
 LITELLM := build/litellm
 LITELLM_READY := $(LITELLM)/.ready
+WORKFLOWS := build/workflows
+WORKFLOWS_READY := $(WORKFLOWS)/.ready
 RUNTIME := tests/app
 
 # A machine may forbid .pyc files; everything measured here is about a warm start.
@@ -21,9 +23,11 @@ help: ## this list
 demo: $(READY) ## render an application, ask it two things, show its answers and its trace
 	@$(BIN)/python scripts/demo.py
 
-test: check $(LITELLM_READY) ## everything: the checks, then the runtime, the renders and the updates (minutes)
+test: check $(LITELLM_READY) $(WORKFLOWS_READY) ## everything: the checks, then the runtime, the renders and the updates (minutes)
 	@echo "== tests of the litellm adapter, with litellm installed"
 	@$(LITELLM)/bin/pytest $(addprefix tests/runtime/llm/test_,litellm.py provider_conformance.py)
+	@echo "== tests of the page on workflows, with dbos installed"
+	@$(WORKFLOWS)/bin/pytest tests/workflows
 	@echo "== tests of everything"
 	@$(BIN)/pytest
 
@@ -84,4 +88,11 @@ $(LITELLM_READY): $(READY)
 	@echo "== set-up: $(LITELLM), once"
 	@test -x $(LITELLM)/bin/python || $(PYTHON) -m venv $(LITELLM)
 	@UV_COMPILE_BYTECODE=1 $(BIN)/uv pip install --quiet --python $(LITELLM)/bin/python --group litellm
+	@touch $@
+
+# dbos lives apart as well: nothing here may come to need what it brings.
+$(WORKFLOWS_READY): $(READY)
+	@echo "== set-up: $(WORKFLOWS), once"
+	@test -x $(WORKFLOWS)/bin/python || $(PYTHON) -m venv $(WORKFLOWS)
+	@UV_COMPILE_BYTECODE=1 $(BIN)/uv pip install --quiet --python $(WORKFLOWS)/bin/python --group workflows
 	@touch $@

@@ -1,4 +1,4 @@
-"""`python -m benchmarks [bus|start|lifecycle ...] [--rounds N] [--write PAGE]`"""
+"""`python -m benchmarks [bus|durable|start|lifecycle ...] [--rounds N] [--long] [--write PAGE]`"""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from . import pythons
 from .measure import ROOT, machine, progress
 from .report import BEGIN, END, Report, check_page, write_into
 
-PARTS = ["bus", "start", "lifecycle"]
+PARTS = ["bus", "durable", "start", "lifecycle"]
 
 
 def main() -> None:
@@ -22,7 +22,7 @@ def main() -> None:
 
     print(f"# Benchmarks\n\n{machine()}\n", flush=True)
     texts, figures = [f"{machine()}\n"], []
-    for result in _results(arguments.parts or PARTS, max(1, arguments.rounds)):
+    for result in _results(arguments.parts or PARTS, max(1, arguments.rounds), arguments.long):
         if isinstance(result, Report):
             figures += result.figures
             texts.append(result.markdown())
@@ -45,6 +45,9 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--rounds", type=int, default=7, help="odd is best: medians are reported")
     parser.add_argument(
+        "--long", action="store_true", help="look at the memory of durable for a million events"
+    )
+    parser.add_argument(
         "--write", type=Path, metavar="PAGE", help=f"also write it there, between {BEGIN} and {END}"
     )
     arguments = parser.parse_args()
@@ -58,10 +61,11 @@ def _arguments() -> argparse.Namespace:
     return arguments
 
 
-def _results(parts: Sequence[str], rounds: int) -> Iterator[Report | str]:
+def _results(parts: Sequence[str], rounds: int, long: bool) -> Iterator[Report | str]:
     """Reports, and a line for each that cannot be made."""
     for part in parts:
-        yield importlib.import_module(f".{part}", __package__).run(rounds)
+        options = {"long": long} if part == "durable" else {}
+        yield importlib.import_module(f".{part}", __package__).run(rounds, **options)
         if part == "bus":
             for version in pythons.others():
                 report = pythons.run_bus(version, rounds)

@@ -33,7 +33,7 @@ def _resident_mb() -> float:
     return int(STATM.read_text(encoding="ascii").split()[1]) * _PAGE_BYTES / 1e6
 
 
-def _settled_mb() -> float:
+def settled_mb() -> float:
     gc.collect()
     return _resident_mb()
 
@@ -54,7 +54,7 @@ async def events() -> list[float]:
     async with bus:
         await bus.publish(Greeted(user=0, text="hello"))
         await bus.idle()
-        before, handled = _settled_mb(), 0
+        before, handled = settled_mb(), 0
         peak = before
         for number in range(EVENTS):
             await bus.publish(Greeted(user=number, text="hello"))
@@ -64,7 +64,7 @@ async def events() -> list[float]:
         await bus.idle()
         if most < CAPACITY:
             raise RuntimeError(f"{most} events waited; {CAPACITY} are to be measured.")
-        return [peak - before, _settled_mb() - before]
+        return [peak - before, settled_mb() - before]
 
 
 async def sessions() -> list[float]:
@@ -82,7 +82,7 @@ async def sessions() -> list[float]:
                 session.register_event_handler(Greeted, note)
                 await session.execute(Greet(user=number, text="hello"))
                 await session.publish(Greeted(user=number, text="hello"))
-        return _settled_mb()
+        return settled_mb()
 
     bus = MessageBus()
     bus.register_command_handler(Greet, greet)

@@ -17,8 +17,9 @@ def test_the_surface_is_this_list():
         CommandResultEvent ContextStore Envelope Event EventHandlerFailedEvent EventRecorder
         LLMEngine LLMError LLMManager LLMRequest LLMResponse LLMResponseEvent LlmgineError
         MemoryStore MessageBus Metric MetricEvent Observer PromptCommand PromptResult Provider
-        RuntimeSettings SQLiteStore TextStreamedEvent ToolCall ToolCallEvent ToolManager ToolResult
-        ToolResultEvent ToolSpec TraceEvent Usage current_envelope default_providers observe
+        Receipt RuntimeSettings SQLiteJournal SQLiteStore TextStreamedEvent ToolCall ToolCallEvent
+        ToolManager ToolResult ToolResultEvent ToolSpec TraceEvent Usage current_envelope
+        default_journal default_providers default_transport observe
         """.split()
     )
 
@@ -38,6 +39,7 @@ def test_the_stub_tells_the_type_checkers_the_same():
 
 def test_importing_the_application_imports_no_heavy_library():
     heavy = {"litellm", "openai", "mcp", "fastapi", "discord", "aiohttp", "structlog", "rich"}
+    heavy |= {"asyncpg", "nats", "faststream"}
     program = f"import sys, app.bootstrap; print(sorted({heavy!r} & sys.modules.keys()))"
 
     printed = subprocess.run(

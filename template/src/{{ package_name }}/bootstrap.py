@@ -20,7 +20,9 @@ from .llmgine import (
     SQLiteStore,
     TextStreamedEvent,
     ToolManager,
+    default_journal,
     default_providers,
+    default_transport,
     observe,
 )
 from .services.notes import Notes
@@ -33,7 +35,13 @@ def bootstrap(
 ) -> Application:
     """Build the application. The tests call it too, with providers of their own."""
     observer = observe(settings)
-    bus = MessageBus(middleware=[observer.around_message], traceparent=observer.traceparent)
+    bus = MessageBus(
+        middleware=[observer.around_message],
+        traceparent=observer.traceparent,
+        journal=default_journal(settings),
+        transport=default_transport(settings),
+        work=settings.work,
+    )
     database = settings.data_dir / "app.db"
     store = SQLiteStore(database) if settings.context_store == "sqlite" else MemoryStore()
     llm = LLMManager(providers or default_providers(settings), observer=observer)

@@ -11,7 +11,7 @@ RUNTIME = next(PROJECT.glob("src/*/llmgine"))
 FLOORS = [
     {"errors"},
     {"clock", "contracts", "messages", "settings", "threads"},
-    {"observability"},
+    {"delivery", "observability"},
     {"bus", "context", "llm", "tools"},
     {"engine"},
     {"application"},

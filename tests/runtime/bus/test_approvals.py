@@ -59,7 +59,7 @@ def bus_with(approval: Approval) -> tuple[MessageBus, FakeClock, list[Event]]:
 async def ask(bus: MessageBus, clock: FakeClock) -> tuple[asyncio.Task[str], PendingApproval]:
     paying = asyncio.create_task(bus.execute(Pay(amount=4711)))
     await clock.advance(0)
-    [pending] = bus.approvals.pending()
+    [pending] = await bus.approvals.pending()
     return paying, pending
 
 
@@ -75,7 +75,7 @@ async def test_an_approved_command_runs_and_both_ends_are_told_without_its_value
 
     assert waited
     assert result == "paid 4711"
-    assert bus.approvals.pending() == []
+    assert await bus.approvals.pending() == []
     assert (pending.command, pending.by) == (Pay(amount=4711), "alice, bob")
     assert pending.expires_at == pending.requested_at + timedelta(minutes=10)
     assert told == [
@@ -120,7 +120,7 @@ async def test_who_may_not_decide_changes_nothing(by: object):
         paying, pending = await ask(bus, clock)
         with pytest.raises(NotAllowedError):
             await bus.approvals.decide(pending.id, approve=True, by="a")
-        still_pending = bus.approvals.pending() == [pending]
+        still_pending = await bus.approvals.pending() == [pending]
         await bus.approvals.decide(pending.id, approve=True, by="alice")
         await paying
 
@@ -151,7 +151,7 @@ async def test_only_the_last_that_ended_are_remembered():
         first, second = [bus.execute(Pay(amount=n)) for n in (1, 2)]
         paying = asyncio.gather(first, second)
         await clock.advance(0)
-        ids = [pending.id for pending in bus.approvals.pending()]
+        ids = [pending.id for pending in await bus.approvals.pending()]
         for approval_id in ids:
             await bus.approvals.decide(approval_id, approve=True, by="alice")
         await paying
@@ -201,7 +201,7 @@ async def test_a_cancelled_command_withdraws_its_approval():
         paying, pending = await ask(bus, clock)
         paying.cancel()
         await bus.idle()
-        left = bus.approvals.pending()
+        left = await bus.approvals.pending()
         with pytest.raises(AlreadyDecidedError, match="withdrawn"):
             await bus.approvals.decide(pending.id, approve=True, by="alice")
 
@@ -239,7 +239,7 @@ async def test_a_stream_begins_once_it_is_approved():
     async with bus:
         reading = asyncio.create_task(read())
         await clock.advance(0)
-        [pending] = bus.approvals.pending()
+        [pending] = await bus.approvals.pending()
         waited = not reading.done()
         await bus.approvals.decide(pending.id, approve=True, by="alice")
         items = await reading

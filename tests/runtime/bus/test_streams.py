@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from app.llmgine.bus import CommandErrorEvent, CommandResultEvent, MessageBus
-from app.llmgine.bus.bus import STREAM_BUFFER
+from app.llmgine.bus.streaming import BUFFER as STREAM_BUFFER
 from app.llmgine.errors import BusError, HandlerMissingError
 from app.llmgine.messages import Command, Envelope, Event, current_envelope
 

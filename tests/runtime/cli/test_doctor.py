@@ -1,13 +1,17 @@
 """`doctor`: what is wrong with this installation, each line with the fix."""
 
+import asyncio
 import json
 import os
 import sqlite3
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from app.llmgine.delivery.journal import Entry, State
+from app.llmgine.delivery.sqlite import SQLiteJournal
 from app.llmgine.interfaces.cli.doctor import check_clock, check_disk, check_folder
 from app.llmgine.interfaces.cli.project import (
     Check,
@@ -18,8 +22,10 @@ from app.llmgine.interfaces.cli.project import (
     version_line,
 )
 
-from .conftest import APP, Run
+from .conftest import APP, HERE, TESTS, Run
 
+CREW = ("-m", "crew")
+PATH = {"PYTHONPATH": f"{TESTS}:{HERE}"}
 ECHO = {"LLMGINE_MODEL": "echo"}
 
 
@@ -274,3 +280,57 @@ def test_a_clock_in_the_past_is_a_warning() -> None:
 
 def test_a_disk_with_room_is_ok_also_for_a_folder_that_is_not_there(tmp_path: Path) -> None:
     assert check_disk(tmp_path / "not" / "there").status == "ok"
+
+
+def keep(folder: Path, *states: State) -> None:
+    async def keep() -> None:
+        journal = SQLiteJournal(folder / "data" / "app.db")
+        await journal.open()
+        for state in states:
+            entry = Entry(id=state, route="command Hold", name="Hold", payload="{}", created_ns=1)
+            await journal.append([replace(entry, state=state)])
+        await journal.aclose()
+
+    asyncio.run(keep())
+
+
+def test_an_application_with_a_journal_has_it_checked(run: Run) -> None:
+    done = run("doctor", app=CREW, env=PATH)
+
+    assert status_of(done.stdout, "journal") == "ok"
+    assert status_of(done.stdout, "transport") == "ok"
+    assert status_of(done.stdout, "queue") == "ok"
+
+
+def test_a_damaged_journal_is_a_failure_and_the_rest_is_checked(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "app.db").write_bytes(b"no database at all" * 100)
+
+    done = run("doctor", app=CREW, env=PATH)
+
+    assert done.returncode == 1
+    assert status_of(done.stdout, "journal") == "fail"
+    assert status_of(done.stdout, "transport") == "ok"
+    assert "queue: " not in done.stdout
+
+
+def test_what_failed_for_good_is_a_warning_with_the_commands(run: Run, tmp_path: Path) -> None:
+    keep(tmp_path, "dead", "parked")
+
+    done = run("doctor", app=CREW, env=PATH)
+
+    assert status_of(done.stdout, "queue") == "warn"
+    assert "1 dead, 1 parked" in done.stdout
+    assert "crew queue list --state dead" in done.stdout
+    assert "crew queue retry --all" in done.stdout
+
+
+def test_what_waits_and_nobody_handles_is_a_warning(run: Run, tmp_path: Path) -> None:
+    keep(tmp_path, "ready")
+
+    handled = run("doctor", app=CREW, env=PATH)
+    removed = run("doctor", app=CREW, env={**PATH, "CREW_WITHOUT_HOLD": "1"})
+
+    assert status_of(handled.stdout, "queue") == "ok"
+    assert status_of(removed.stdout, "queue") == "warn"
+    assert "command Hold" in removed.stdout

@@ -36,7 +36,9 @@ _HOMES = {
     "PromptCommand": "engine",
     "PromptResult": "engine",
     "Provider": "llm",
+    "Receipt": "bus",
     "RuntimeSettings": "settings",
+    "SQLiteJournal": "delivery",
     "SQLiteStore": "context",
     "TextStreamedEvent": "engine",
     "ToolCall": "contracts",
@@ -48,7 +50,9 @@ _HOMES = {
     "TraceEvent": "observability",
     "Usage": "contracts",
     "current_envelope": "messages",
+    "default_journal": "application",
     "default_providers": "application",
+    "default_transport": "application",
     "observe": "application",
 }
 

@@ -6,7 +6,13 @@ from .application import (
     ApplicationBootstrap as ApplicationBootstrap,
 )
 from .application import (
+    default_journal as default_journal,
+)
+from .application import (
     default_providers as default_providers,
+)
+from .application import (
+    default_transport as default_transport,
 )
 from .application import (
     observe as observe,
@@ -25,6 +31,9 @@ from .bus import (
 )
 from .bus import (
     MessageBus as MessageBus,
+)
+from .bus import (
+    Receipt as Receipt,
 )
 from .context import (
     ContextStore as ContextStore,
@@ -55,6 +64,9 @@ from .contracts import (
 )
 from .contracts import (
     Usage as Usage,
+)
+from .delivery import (
+    SQLiteJournal as SQLiteJournal,
 )
 from .engine import (
     LLMEngine as LLMEngine,

@@ -11,7 +11,9 @@ from typing import Any, Protocol, Self
 
 from .bus import MessageBus
 from .context import ContextStore
+from .delivery import Journal, SQLiteJournal, Transport
 from .engine import PromptResult
+from .errors import ConfigurationError
 from .llm import LLMManager, Provider
 from .llm import default_providers as builtin_providers
 from .messages import Command
@@ -87,6 +89,44 @@ def observe(settings: RuntimeSettings) -> Observer:
         capture_content=settings.capture_content,
         exporters=[] if exporter is None else [exporter],
     )
+
+
+def default_journal(settings: RuntimeSettings) -> Journal:
+    """Where the settings have durable messages and the event log kept.
+
+    Raises:
+        ConfigurationError: the address is of no kind that is known.
+    """
+    if settings.journal_url is None:
+        in_memory = settings.context_store == "memory"
+        return SQLiteJournal(":memory:" if in_memory else settings.data_dir / "app.db")
+    url = settings.journal_url.get_secret_value()
+    if not url.startswith(("postgres://", "postgresql://")):
+        raise ConfigurationError(
+            "LLMGINE_JOURNAL_URL must begin with postgresql://, or be left out for a SQLite file."
+        )
+    from .delivery import PostgresJournal  # As below: only who uses it pays for it.
+
+    return PostgresJournal(url)
+
+
+def default_transport(settings: RuntimeSettings) -> Transport | None:
+    """What carries messages to other machines, if the settings name a server.
+
+    Raises:
+        ConfigurationError: the address is of no kind that is known.
+    """
+    if settings.transport_url is None:
+        return None
+    url = settings.transport_url.get_secret_value()
+    if not url.startswith(("nats://", "tls://")):
+        raise ConfigurationError(
+            "LLMGINE_TRANSPORT_URL must begin with nats:// or tls://. For Kafka, RabbitMQ and "
+            "Redis, give the bus a FastStreamTransport in bootstrap.py."
+        )
+    from .delivery import NatsTransport
+
+    return NatsTransport(url)
 
 
 def default_providers(settings: RuntimeSettings) -> Mapping[str, Callable[[], Provider]]:

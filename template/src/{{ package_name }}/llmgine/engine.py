@@ -58,12 +58,16 @@ class PromptCommand(Command[PromptResult]):
 class TextStreamedEvent(Event):
     """The model said a few more characters of its answer."""
 
+    logged = True
+
     conversation_id: str
     text: str
 
 
 class LLMResponseEvent(Event):
     """A model call returned."""
+
+    logged = True
 
     conversation_id: str
     response: LLMResponse
@@ -72,12 +76,16 @@ class LLMResponseEvent(Event):
 class ToolCallEvent(Event):
     """The model asked for a tool; it runs next."""
 
+    logged = True
+
     conversation_id: str
     call: ToolCall
 
 
 class ToolResultEvent(Event):
     """A tool call ended, one way or the other."""
+
+    logged = True
 
     conversation_id: str
     result: ToolResult

@@ -19,6 +19,16 @@ LlmgineError
 │   ├── UnknownApprovalError    no approval of that id is pending, or was lately
 │   ├── AlreadyDecidedError     the approval has ended: somebody else was first
 │   └── NotAllowedError         the approval is for others to decide
+├── DeliveryError
+│   ├── JournalError            the journal cannot be opened, read or written
+│   ├── TransportError          the message server cannot be reached or refuses
+│   ├── MessageTooLargeError    more bytes than the journal or the transport takes
+│   ├── MessageUnreadableError  a stored or received message is unknown or invalid here
+│   ├── ResultTimeoutError      the result of what was sent is not there yet
+│   ├── UnknownReceiptError     nothing of that id is kept, or no longer
+│   ├── CursorExpiredError      the events after that cursor are no longer all kept
+│   ├── WorkerLostError         the message lost its worker too often
+│   └── RemoteError             a handler elsewhere raised an error of a class unknown here
 ├── ToolDefinitionError         a function that cannot be offered as a tool
 ├── LLMError                    a model call failed; `kind` says how
 │   └── ScriptError             a scripted model was asked for more, or less, than its script
@@ -150,7 +160,7 @@ class UnknownApprovalError(BusError):
         self.approval_id = approval_id
         super().__init__(
             f"No approval {approval_id!r}: it never was, or ended long ago. "
-            "bus.approvals.pending() lists those to decide."
+            "await bus.approvals.pending() lists those to decide."
         )
 
 
@@ -185,6 +195,92 @@ class NotAllowedError(BusError):
         super().__init__(
             f"{by!r} may not decide approval {approval_id!r}; these may: {allowed}. It is pending."
         )
+
+
+class DeliveryError(LlmgineError):
+    """A message could not be kept, carried or brought back."""
+
+
+class JournalError(DeliveryError):
+    """The journal cannot be opened, read or written."""
+
+
+class TransportError(DeliveryError):
+    """The message server cannot be reached, or refuses."""
+
+
+class MessageTooLargeError(DeliveryError):
+    """More bytes than the journal or the transport takes."""
+
+    def __init__(self, message_type: str, *, size_bytes: int, limit_bytes: int) -> None:
+        self.message_type = message_type
+        self.size_bytes = size_bytes
+        self.limit_bytes = limit_bytes
+        super().__init__(
+            f"{message_type!r} has {size_bytes:,} bytes, more than the {limit_bytes:,} that fit. "
+            "Keep the content elsewhere and send where it is."
+        )
+
+
+class MessageUnreadableError(DeliveryError):
+    """A stored or received message is unknown or invalid here."""
+
+
+class ResultTimeoutError(DeliveryError, TimeoutError):
+    """The result is not there yet; the message is kept, and can be asked for again."""
+
+    def __init__(self, receipt_id: str, *, timeout_s: float, state: str) -> None:
+        self.receipt_id = receipt_id
+        self.timeout_s = timeout_s
+        self.state = state
+        super().__init__(
+            f"No result of {receipt_id!r} within {timeout_s:g} s: it is {state}. Ask again later, "
+            "and see that a worker runs."
+        )
+
+
+class UnknownReceiptError(DeliveryError):
+    """Nothing of that id is kept, or no longer."""
+
+    def __init__(self, receipt_id: str) -> None:
+        self.receipt_id = receipt_id
+        super().__init__(
+            f"Nothing is kept under {receipt_id!r}: it was sent to another journal, or finished "
+            "longer ago than results are kept."
+        )
+
+
+class CursorExpiredError(DeliveryError):
+    """The events after that cursor are no longer all kept; `first` is the oldest one kept."""
+
+    def __init__(self, cursor: int, *, first: int) -> None:
+        self.cursor = cursor
+        self.first = first
+        super().__init__(
+            f"Events after {cursor} are no longer all kept: the oldest one is {first}. Read what "
+            f"there is by after={max(first - 1, 0)}, and build the rest anew."
+        )
+
+
+class WorkerLostError(DeliveryError):
+    """The message lost its worker too often; it may be what ends them."""
+
+    def __init__(self, message_type: str, *, losses: int) -> None:
+        self.message_type = message_type
+        self.losses = losses
+        super().__init__(
+            f"{message_type!r} lost its worker {losses} times while it ran: its handler may end "
+            "the process or use up its memory. Mend that, then retry it."
+        )
+
+
+class RemoteError(DeliveryError):
+    """A handler elsewhere raised an error of a class unknown here; `error_type` is its name."""
+
+    def __init__(self, error_type: str, error: str) -> None:
+        self.error_type = error_type
+        self.error = error
+        super().__init__(f"{error_type}: {error}" if error else error_type)
 
 
 class ToolDefinitionError(LlmgineError):

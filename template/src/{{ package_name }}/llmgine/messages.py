@@ -17,7 +17,18 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from time import time_ns
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypedDict, Unpack, cast, get_origin
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Generic,
+    Literal,
+    Self,
+    TypedDict,
+    Unpack,
+    cast,
+    get_origin,
+)
 
 from pydantic import BaseModel, ConfigDict
 from typing_extensions import TypeVar
@@ -39,6 +50,8 @@ class LaneOptions(TypedDict, total=False):
     """Events handled at once; those of one key or session stay in order. 16 if not given."""
     overflow: Overflow
     """What happens to an event that finds the lane full; "wait" if not given."""
+    name: str
+    """What the journal knows the subscription by; the handler's own name if not given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +86,23 @@ class Message(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
+    durable: ClassVar[bool] = False
+    """Whether it is in the journal before anything runs, and so outlives the process."""
+    schema_name: ClassVar[str] = ""
+    """What it is called where it is stored; the class's name if not given. Never change it."""
+    schema_version: ClassVar[int] = 1
+    """Count it up when the fields change, and let `upcast` read the older versions."""
+
+    @classmethod
+    def upcast(cls, payload: dict[str, Any], version: int) -> dict[str, Any]:
+        """The fields that a message stored in an older version has in this one."""
+        return payload
+
+
+def schema_name(message_type: type[Message]) -> str:
+    """What messages of that class are called where they are stored."""
+    return message_type.__dict__.get("schema_name") or message_type.__name__
+
 
 class Command(Message, Generic[R]):
     """An order: exactly one handler, which returns an `R`. Name it as one: `ProcessInvoice`.
@@ -97,6 +127,9 @@ class Command(Message, Generic[R]):
 
 class Event(Message):
     """A past fact: any number of handlers. Name it as one: `InvoiceProcessed`."""
+
+    logged: ClassVar[bool] = False
+    """Whether interfaces may show it: it goes to the event log, as every durable event does."""
 
     @classmethod
     def handled_by(
@@ -299,6 +332,48 @@ class Envelope:
         twin.mark(attempt=self.attempt + 1)
         return twin
 
+    def as_data(self) -> dict[str, Any]:
+        """What another process needs to know of it, as JSON can hold it."""
+        data: dict[str, Any] = {"time": [self.time_ns, self._no]}
+        if self._cause_no is not None:
+            data["cause"] = [self._cause_ns, self._cause_no]
+            data["origin"] = [self._origin_ns, self._origin_no]
+        if self.session_id is not None:
+            data["session"] = self.session_id
+        if self.key is not None:
+            data["key"] = self.key
+        if self.traceparent is not None:
+            data["traceparent"] = self.traceparent
+        if self._rare is not None:
+            if self._rare.idempotency_key is not None:
+                data["idempotency_key"] = self._rare.idempotency_key
+            if self._rare.metadata:
+                data["metadata"] = dict(self._rare.metadata)
+            if self._rare.of_failure:
+                data["of_failure"] = True
+        return data
+
+    @classmethod
+    def from_data(cls, message: Message, data: Mapping[str, Any]) -> Envelope:
+        """The envelope that `as_data` told of.
+
+        Raises:
+            KeyError, TypeError, ValueError: the data is not what `as_data` returns.
+        """
+        envelope = cls(message, None, data.get("session"), data.get("key"), data.get("traceparent"))
+        envelope.time_ns, envelope._no = map(int, data["time"])
+        envelope._cause_ns = envelope._origin_ns = envelope.time_ns
+        envelope._origin_no = envelope._no
+        if "cause" in data:
+            envelope._cause_ns, envelope._cause_no = map(int, data["cause"])
+            envelope._origin_ns, envelope._origin_no = map(int, data["origin"])
+        rare = {name: data[name] for name in ("idempotency_key", "of_failure") if name in data}
+        if "metadata" in data:
+            rare["metadata"] = MappingProxyType(dict(data["metadata"]))
+        if rare:
+            envelope.mark(**rare)
+        return envelope
+
     def __repr__(self) -> str:
         return f"Envelope(id={self.id!r}, session_id={self.session_id!r}, key={self.key!r})"
 
@@ -320,6 +395,18 @@ class CommandResult(Generic[R]):
         if self.error is not None:
             raise self.error
         return cast("R", self.value)
+
+
+@dataclass(frozen=True)
+class Receipt(Generic[R]):
+    """Says that a message is kept. With its `id` and `name` the result can be asked for later.
+
+    `duplicate`: one of that id was kept before, and this one was not.
+    """
+
+    id: str
+    name: str
+    duplicate: bool = field(default=False, compare=False)
 
 
 _new = Envelope.__new__

@@ -12,6 +12,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
+from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 from pydantic import AliasChoices, Field, SecretStr, ValidationError
@@ -56,7 +57,14 @@ class RuntimeSettings(BaseSettings):
     turn_timeout_s: float = Field(default=120.0, gt=0)
     request_timeout_s: float = Field(default=60.0, gt=0)
     tool_timeout_s: float = Field(default=30.0, gt=0)
-    stop_grace_s: float = Field(default=15.0, ge=0)
+    stop_grace_s: float = Field(default=25.0, ge=0)
+    """How long running work may go on when the process is told to stop."""
+    journal_url: SecretStr | None = None
+    """`postgresql://...`; if not given, durable messages are kept in `app.db` in `data_dir`."""
+    transport_url: SecretStr | None = None
+    """`nats://...`; if not given, no other machine takes part."""
+    work: bool = True
+    """Whether this process does what waits in the journal, or leaves it to workers."""
     openai_api_key: SecretStr | None = Field(
         default=None, validation_alias=AliasChoices("OPENAI_API_KEY")
     )
@@ -123,7 +131,17 @@ class RuntimeSettings(BaseSettings):
     def secrets(self) -> list[str]:
         """Every secret value that is set, for the redactor to know."""
         values = [getattr(self, name) for name in type(self).model_fields]
-        return [value.get_secret_value() for value in values if isinstance(value, SecretStr)]
+        secrets = [value.get_secret_value() for value in values if isinstance(value, SecretStr)]
+        passwords = [password for value in secrets if (password := _password(value))]
+        return [*secrets, *passwords]
+
+
+def _password(secret: str) -> str | None:
+    """The one in an address, which errors may quote without the rest of it."""
+    try:
+        return urlsplit(secret).password
+    except ValueError:
+        return None
 
 
 def _unknown(name: str, *, close_to: str, known: set[str]) -> ConfigurationError:

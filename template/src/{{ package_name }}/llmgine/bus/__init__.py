@@ -1,7 +1,7 @@
 # The template's file: `copier update` replaces it. Yours is everything outside llmgine/.
 """The message bus: commands have one handler and a result, events have any number of handlers."""
 
-from ..messages import Batch, Binding, CommandResult, LaneOptions, Overflow
+from ..messages import Batch, Binding, CommandResult, LaneOptions, Overflow, Receipt
 from .approvals import (
     Approval,
     ApprovalDecidedEvent,
@@ -53,6 +53,7 @@ __all__ = [
     "PendingApproval",
     "Policy",
     "RateLimit",
+    "Receipt",
     "Retry",
     "Scheduled",
     "Session",

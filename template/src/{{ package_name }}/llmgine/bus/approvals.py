@@ -19,10 +19,13 @@ from ..errors import (
     UnknownApprovalError,
 )
 from ..messages import Command, Envelope, Event, Message, new_id
+from .doing import doing_of
 from .handlers import Middleware, Next, handler_name
 
 if TYPE_CHECKING:
     from .bus import MessageBus
+    from .durable import Delivery
+    from .kept_approvals import KeptApprovals
 
 Outcome = Literal["decided", "expired", "withdrawn"]
 Otherwise = Literal["approve", "reject"]
@@ -30,6 +33,8 @@ Otherwise = Literal["approve", "reject"]
 
 class ApprovalRequestedEvent(Event):
     """A command waits. What it says is only in `bus.approvals.pending()`: it may be sensitive."""
+
+    logged = True
 
     approval_id: str
     command: str
@@ -40,6 +45,8 @@ class ApprovalRequestedEvent(Event):
 
 class ApprovalDecidedEvent(Event):
     """A command waits no more. `by` is `None` if nobody decided; `withdrawn`: it was cancelled."""
+
+    logged = True
 
     approval_id: str
     command: str
@@ -136,7 +143,8 @@ class _Waiting:
 class Approvals:
     """The commands of one bus that wait for approval, and how the last ones ended.
 
-    At most `remembered` of those that ended, so that whoever comes late hears who was first.
+    At most `remembered` of those that ended, so that whoever comes late hears who was first. Those
+    of durable commands are in the journal, for every process and after any restart.
     """
 
     def __init__(self, bus: MessageBus, remembered: int = 1_000) -> None:
@@ -144,10 +152,29 @@ class Approvals:
         self._remembered = remembered
         self._waiting: dict[str, _Waiting] = {}
         self._ended: dict[str, _Decision] = {}
+        self._kept: KeptApprovals | None = None
 
-    def pending(self) -> list[PendingApproval]:
-        """The oldest first."""
-        return [waiting.shown for waiting in self._waiting.values()]
+    async def pending(self) -> list[PendingApproval]:
+        """Those that are to be decided, the oldest first; those of the journal after the others."""
+        kept = await self._kept.pending() if self._kept is not None else []
+        return [*(waiting.shown for waiting in self._waiting.values()), *kept]
+
+    async def expire(self) -> None:
+        """End those in the journal whose time is over; the others do so by themselves."""
+        if self._kept is not None:
+            await self._kept.expire()
+
+    def keep(self, delivery: Delivery) -> None:
+        """Ask for the approval of durable commands in the journal."""
+        from .kept_approvals import KeptApprovals
+
+        self._kept = KeptApprovals(self, delivery)
+
+    def rules_for(self, command: Command[Any]) -> list[Approval]:
+        """The approvals that its handler needs, in the order they are asked for."""
+        layers = self._bus.layers_of(type(command))
+        rules = [layer for layer in layers if isinstance(layer, Approval)]
+        return [rule for rule in rules if rule.when is None or rule.when(command)]
 
     async def decide(self, approval_id: str, approve: bool, by: str, reason: str = "") -> None:
         """Let the command run, or have it rejected. The first decision is the only one.
@@ -168,6 +195,9 @@ class Approvals:
                 outcome=ended.outcome,
             )
         waiting = self._waiting.get(approval_id)
+        if waiting is None and self._kept is not None:
+            await self._kept.decide(approval_id, approve, by, reason)
+            return
         if waiting is None:
             raise UnknownApprovalError(approval_id)
         if not waiting.rule.allows(by):
@@ -180,6 +210,10 @@ class Approvals:
         Raises:
             ApprovalRejectedError: it may not.
         """
+        one = doing_of(command)
+        if one is not None and self._kept is not None:
+            self._kept.ask(one, envelope, rule)
+            return
         name, clock = type(command).__name__, self._bus.clock
         approval_id, now = new_id(), clock.now()
         expires_at = None if rule.within is None else now + rule.within
@@ -191,14 +225,21 @@ class Approvals:
             expire = partial(self._end, approval_id, "expired", rule.otherwise == "approve")
             timer = clock.call_at(clock.monotonic() + rule.within.total_seconds(), expire)
         try:
-            self._tell_requested(shown, name)
+            self.tell_requested(shown)
             await waiting.ended.wait()
         finally:
             if timer is not None:
                 timer.cancel()
             self._end(approval_id, "withdrawn", approved=False)
             decision = cast("_Decision", waiting.decision)
-            self._tell_decided(approval_id, name, decision)
+            self.tell_decided(
+                approval_id,
+                name,
+                decision.approved,
+                decision.by,
+                decision.reason,
+                decision.outcome,
+            )
         if not decision.approved:
             raise ApprovalRejectedError(
                 name, by=decision.by, reason=decision.reason, expired=decision.outcome == "expired"
@@ -222,29 +263,37 @@ class Approvals:
             del self._ended[next(iter(self._ended))]
         waiting.ended.set()
 
-    def _tell_requested(self, shown: PendingApproval, name: str) -> None:
+    def tell_requested(self, shown: PendingApproval) -> None:
         self._bus.tell(
             ApprovalRequestedEvent,
             None,
             lambda: ApprovalRequestedEvent(
                 approval_id=shown.id,
-                command=name,
+                command=type(shown.command).__name__,
                 command_id=shown.envelope.id,
                 by=shown.by,
                 expires_at=shown.expires_at,
             ),
         )
 
-    def _tell_decided(self, approval_id: str, name: str, decision: _Decision) -> None:
+    def tell_decided(
+        self,
+        approval_id: str,
+        command: str,
+        approved: bool,
+        by: str | None,
+        reason: str,
+        outcome: Outcome,
+    ) -> None:
         self._bus.tell(
             ApprovalDecidedEvent,
             None,
             lambda: ApprovalDecidedEvent(
                 approval_id=approval_id,
-                command=name,
-                approved=decision.approved,
-                by=decision.by,
-                reason=decision.reason,
-                outcome=decision.outcome,
+                command=command,
+                approved=approved,
+                by=by,
+                reason=reason,
+                outcome=outcome,
             ),
         )

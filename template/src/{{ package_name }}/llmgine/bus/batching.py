@@ -103,7 +103,7 @@ class BatchLane(Lane):
             first.mark(idempotency_key=None)
         _current.set(first)
         try:
-            await self._run([envelope.message for envelope in envelopes])
+            await self.run([envelope.message for envelope in envelopes])
             self.handled += len(envelopes)
             if self._closed:
                 self._finished(envelopes)

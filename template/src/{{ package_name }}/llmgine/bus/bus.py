@@ -14,17 +14,15 @@ from collections.abc import (
     Mapping,
 )
 from contextlib import suppress
-from contextvars import copy_context
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
 from uuid import uuid4
 
 from ..clock import Clock, SystemClock
-from ..errors import BusClosedError, BusError, BusStartError, HandlerExistsError
+from ..errors import BusClosedError, BusError
 from ..messages import (
     NO_METADATA,
-    Binding,
     Command,
     CommandResult,
     Envelope,
@@ -32,27 +30,26 @@ from ..messages import (
     Message,
     R,
     _current,
-    is_stream,
 )
 from ..threads import DaemonThreads
 from .approvals import Approvals
-from .batching import BatchLane
+from .doing import Postponed
 from .failures import FAILURES, CommandResultEvent, DeadLetters, tell_error, tell_result
 from .handlers import (
     CommandHandler,
-    Run,
-    binding_name,
-    compile_binding,
-    missing_handler,
-    outlet,
 )
 from .lane import CANCEL_TIMEOUT_S, TURNS, Lane, Tally, offer_to_each
-from .registration import Registrar
+from .registry import Registry
 from .schedule import Scheduler
 from .session import Session
+from .streaming import stream
 
 if TYPE_CHECKING:
+    from ..delivery.journal import Journal
+    from ..delivery.transport import Transport
     from .describe import BusDescription
+    from .durable import Delivery
+    from .remote import Remote
 
 C = TypeVar("C", bound="Command[Any]")
 E = TypeVar("E", bound=Event)
@@ -61,9 +58,6 @@ Q = TypeVar("Q")
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
-
-# How many items of a stream its handler may be ahead of who reads them.
-STREAM_BUFFER = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +73,7 @@ class StopReport:
         return not (self.commands or self.events or self.scheduled)
 
 
-class MessageBus(Registrar):
+class MessageBus(Registry):
     """Carries commands to their one handler and events to all of theirs.
 
     A command runs in its caller's task, so cancelling the caller cancels the handler. An event is
@@ -93,9 +87,26 @@ class MessageBus(Registrar):
         traceparent: Callable[[], str | None] | None = None,
         clock: Clock | None = None,
         max_threads: int = 8,
+        journal: Journal | None = None,
+        transport: Transport | None = None,
+        work: bool = True,
+        lease_s: float = 10.0,
     ) -> None:
+        """What it is built from; nothing is opened before `start`.
+
+        Args:
+            middleware: around every handler, the first one outermost.
+            traceparent: the W3C trace context to put on what is sent.
+            clock: the machine's if not given.
+            max_threads: for handlers that are plain functions.
+            journal: where durable messages are kept.
+            transport: what carries messages to other machines.
+            work: whether this process does what waits in the journal, or leaves it to others.
+            lease_s: how long a worker may show no life until its work goes to another.
+        """
         if max_threads < 1:
             raise BusError(f"max_threads is {max_threads}: plain functions need at least 1 thread.")
+        super().__init__()
         self.clock = clock or SystemClock()
         self.tally = Tally()
         self.dead_letters = DeadLetters(self)
@@ -105,12 +116,6 @@ class MessageBus(Registrar):
         self.middleware = tuple(middleware)
         self._traceparent = traceparent
         self._threads = DaemonThreads(max_threads, name="bus")
-        self.bindings: list[Binding] = []
-        self._commands: dict[type[Command[Any]], CommandHandler] = {}
-        # Apart, so that `execute` does not find them among those that it can run at once.
-        self._streams: dict[type[Command[Any]], CommandHandler] = {}
-        self._subscriptions: list[tuple[type[Event], Lane]] = []
-        self._routes: dict[type[Event], tuple[Lane, ...]] = {}
         self._sessions: dict[str, Session] = {}
         self._tells_results = False
         self._published = 0
@@ -118,59 +123,23 @@ class MessageBus(Registrar):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._running: dict[Envelope, asyncio.Task[Any] | None] = {}
         self.state = "new"
+        self.works = work
+        self.journal = journal
+        self.transport = transport
+        self.remote: Remote | None = None
+        self.delivery: Delivery | None = None
+        if journal is not None:
+            from .durable import Delivery  # Only who keeps messages pays for it.
+
+            self.delivery = Delivery(self, journal, work=work, lease_s=lease_s)
+            self.approvals.keep(self.delivery)
+        if transport is not None:
+            from .remote import Remote
+
+            self.remote = Remote(self, transport)
 
     # How a message gets its envelope; not a method, for every message pays for it.
     _enclose: Callable[..., Envelope] = Envelope
-
-    # Registration: before `start`, and for one session at any time.
-
-    def bind(self, binding: Binding) -> None:
-        """Register it; whether it fits is checked at the start.
-
-        Raises:
-            BusError: the bus has started.
-        """
-        if self.state != "new":
-            raise BusError(
-                f"{binding_name(binding)} comes too late: the bus has started. Register it in "
-                "bootstrap.py, or in a session: async with bus.session() as session: ..."
-            )
-        self.bindings.append(binding)
-
-    def compile(self, binding: Binding) -> Run:
-        """The binding's handlers inside the bus's middleware."""
-        return compile_binding(binding, self, self.middleware, self._threads)
-
-    def make_lane(self, binding: Binding, tally: Tally) -> Lane:
-        """The lane in which the binding's events wait."""
-        return (BatchLane if binding.batch else Lane)(self, tally, binding, self.compile(binding))
-
-    def _compile_all(self) -> None:
-        """Raises: BusStartError: with everything that is wrong."""
-        problems: list[BusError] = []
-        for binding in self.bindings:
-            try:
-                self._compile(binding)
-            except BusError as problem:
-                problems.append(problem)
-        if problems:
-            for compiled in (self._commands, self._streams, self._subscriptions):
-                compiled.clear()
-            raise BusStartError(problems)
-
-    def _compile(self, binding: Binding) -> None:
-        message_type: Any = binding.message_type
-        if binding.is_command:
-            handlers = self._streams if is_stream(message_type) else self._commands
-            if other := handlers.get(message_type):
-                raise HandlerExistsError(
-                    f"{message_type.__name__!r} is already handled by "
-                    f"{binding_name(other.binding)}; {binding_name(binding)} cannot handle it too. "
-                    "A command has exactly one handler; an event has any number."
-                )
-            handlers[message_type] = CommandHandler(binding, self.compile(binding))
-        else:
-            self._subscriptions.append((message_type, self.make_lane(binding, self.tally)))
 
     # Sessions.
 
@@ -197,6 +166,19 @@ class MessageBus(Registrar):
 
     def close_session(self, session: Session) -> None:
         del self._sessions[session.id]
+
+    def enclose(self, message: Message, session_id: str | None) -> Envelope:
+        """The message's envelope, caused by what is handled here.
+
+        Raises:
+            BusClosedError: the bus is not running.
+        """
+        cause, trace = _current.get(), self._traceparent
+        self._check_open(message, cause)
+        envelope = self._enclose(message, cause, session_id, None, trace and trace())
+        if session := self._sessions.get(envelope.session_id or ""):
+            session.mark(envelope)
+        return envelope
 
     # Commands.
 
@@ -233,11 +215,31 @@ class MessageBus(Registrar):
             if session := self._sessions.get(envelope.session_id or ""):
                 session.mark(envelope)
             handler = self._command_handler(command, envelope)
+            if handler is None or command.durable:
+                return await self._execute_elsewhere(command, envelope, handler)
+        result: R = await self.run(handler, envelope)
+        return result
+
+    async def _execute_elsewhere(
+        self, command: Command[R], envelope: Envelope, handler: CommandHandler | None
+    ) -> R:
+        """By way of the journal, or of the transport."""
+        if command.durable:
+            result: R = await self.keeper(type(command)).sending.execute(envelope, handler)
+        else:
+            assert self.remote is not None
+            result = await self.remote.request(command, envelope)
+        return result
+
+    async def run(self, handler: CommandHandler, envelope: Envelope) -> Any:
+        """Run the command's handler here, whatever else has to be done for the command."""
         self._running[envelope] = current_task(self._loop)
         token = _current.set(envelope)
         try:
-            result: R = await handler.run(command)
+            result = await handler.run(envelope.message)
             handler.handled += 1
+        except Postponed:
+            raise
         except BaseException as error:
             handler.failed += 1
             tell_error(self, envelope, error)
@@ -264,7 +266,7 @@ class MessageBus(Registrar):
             return CommandResult(error=error, envelope=envelope)
         return CommandResult(value=value, envelope=envelope)
 
-    async def stream(
+    def stream(
         self, command: Command[AsyncIterator[T]], *, session_id: str | None = None
     ) -> AsyncIterator[T]:
         """What the command's handler yields, while it yields it.
@@ -272,43 +274,7 @@ class MessageBus(Registrar):
         The handler runs in a task of its own, inside its middleware, and a few items ahead. Who
         stops reading cancels it.
         """
-        if not is_stream(type(command)):
-            raise BusError(f"{type(command).__name__!r} is not streamed: await bus.execute(...)")
-        items: asyncio.Queue[Any] = asyncio.Queue()
-        room = asyncio.Semaphore(STREAM_BUFFER)
-        end = object()
-
-        async def put(item: Any) -> None:
-            await room.acquire()
-            items.put_nowait(item)
-
-        context = copy_context()
-        context.run(outlet.set, (command, put))
-        executed = self.execute(command, session_id=session_id)
-        handler = asyncio.create_task(executed, context=context)
-        handler.add_done_callback(lambda _: items.put_nowait(end))
-        try:
-            while (item := await items.get()) is not end:
-                room.release()
-                yield item
-            await handler
-        finally:
-            handler.cancel()
-            await asyncio.wait([handler])
-
-    def _command_handler(self, command: Command[Any], envelope: Envelope) -> CommandHandler:
-        wanted = type(command)
-        if not isinstance(command, Command):
-            raise BusError(f"{command!r} is no command; an event is published: bus.publish(...)")
-        session = self._sessions.get(envelope.session_id or "")
-        handler = session.commands.get(wanted) if session is not None else None
-        handler = handler or self._commands.get(wanted) or self._streams.get(wanted)
-        if handler is None:
-            raise missing_handler(wanted, [*self._commands, *self._streams])
-        streamed, _ = outlet.get() or (None, None)
-        if handler.streamed and streamed is not command:
-            raise BusError(f"{wanted.__name__!r} is streamed: async for ... in bus.stream(...)")
-        return handler
+        return stream(self, command, session_id)
 
     # Events.
 
@@ -345,6 +311,8 @@ class MessageBus(Registrar):
             if session := self._sessions.get(envelope.session_id or ""):
                 session.mark(envelope)
             lanes = self.lanes_of(type(event), envelope.session_id)
+            if (event.durable or event.logged) and self.delivery is not None:
+                lanes = tuple(await self.delivery.sending.keep(envelope, lanes))
         full: tuple[Lane, ...] = ()
         for lane in lanes:
             if lane.queued >= lane.capacity or lane.restricted:
@@ -370,7 +338,8 @@ class MessageBus(Registrar):
         cause = about or _current.get()
         session_id = session.id if session else cause.session_id if cause else None
         lanes = self.lanes_of(event_type, session_id)
-        if not lanes:
+        log = self.delivery.log if self.delivery is not None and event_type.logged else None
+        if not lanes and log is None:
             return
         envelope = Envelope(make(), cause, session_id)
         envelope.deadline = None
@@ -378,6 +347,8 @@ class MessageBus(Registrar):
             envelope.mark(of_failure=True)
         if session := session or self._sessions.get(session_id or ""):
             session.mark(envelope)
+        if log is not None:
+            log.put(envelope)
         for lane in lanes:
             if lane.wants(envelope) and lane.has_room():
                 lane.put(envelope)
@@ -392,22 +363,6 @@ class MessageBus(Registrar):
         if lane not in self.lanes():
             raise BusError(f"{lane.name} is no longer registered: it went with its session.")
         lane.put(envelope)
-
-    def lanes_of(self, event_type: type[Event], session_id: str | None) -> tuple[Lane, ...]:
-        """Where the events of that class go, the session's own lanes first."""
-        lanes = self._routes.get(event_type)
-        if lanes is None:
-            if not issubclass(event_type, Event):
-                name = event_type.__name__
-                raise BusError(f"{name!r} is no event; a command is executed: bus.execute(...)")
-            lanes = self._routes[event_type] = _matching(event_type, self._subscriptions)
-        if self._sessions and (session := self._sessions.get(session_id or "")):
-            own = session.routes.get(event_type)
-            if own is None:
-                own = _matching(event_type, session.lanes) + lanes
-                session.routes[event_type] = own
-            return own
-        return lanes
 
     # Life.
 
@@ -427,9 +382,20 @@ class MessageBus(Registrar):
         if self.state != "new":
             raise BusError(f"The bus cannot start: it is {self.state}.")
         self._loop = asyncio.get_running_loop()
-        self._compile_all()
-        self._tells_results = bool(_matching(CommandResultEvent, self._subscriptions))
+        self.compile_all()
+        self._tells_results = bool(self.matching(CommandResultEvent))
+        if self.delivery is not None:
+            await self.delivery.start()
         self.state = "running"
+        if self.remote is not None:
+            await self._start_remote(self.remote)
+
+    async def _start_remote(self, remote: Remote) -> None:
+        try:
+            await remote.start()
+        except BaseException:
+            await self.stop(0)
+            raise
 
     def call_from_thread(
         self, method: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs
@@ -466,6 +432,10 @@ class MessageBus(Registrar):
                 "A handler cannot wait for the bus to be idle: it would wait for itself."
             )
         await self._drain()
+        while self.delivery is not None and (await self.delivery.has_due() or self.tally.busy):
+            if not self.tally.busy:
+                await self.delivery.news()
+            await self._drain()
 
     async def _drain(self) -> None:
         while self._running or self.tally.busy:
@@ -480,17 +450,6 @@ class MessageBus(Registrar):
         from .describe import describe  # Not needed to run, and its imports are not free.
 
         return describe(self)
-
-    def handlers(self) -> list[Lane | CommandHandler]:
-        """What is registered on the bus, its sessions apart."""
-        lanes = [lane for _, lane in self._subscriptions]
-        return [*self._commands.values(), *self._streams.values(), *lanes]
-
-    def lanes(self) -> list[Lane]:
-        """The lanes of the bus, then those of its sessions."""
-        return [lane for _, lane in self._subscriptions] + [
-            lane for session in self.sessions() for _, lane in session.lanes
-        ]
 
     @property
     def running(self) -> int:
@@ -515,6 +474,10 @@ class MessageBus(Registrar):
         report = StopReport(scheduled=self.scheduler.stop())
         try:
             async with asyncio.timeout(grace_s):
+                if self.delivery is not None:
+                    await self.delivery.drain()
+                if self.remote is not None:
+                    await self.remote.drain()
                 await self._drain()
         except (TimeoutError, asyncio.CancelledError) as ended:
             report = await self._abandon(report)
@@ -525,10 +488,16 @@ class MessageBus(Registrar):
                 logger.warning("Stopped with work left: %s", report)
             self.state = "stopped"
             self._threads.close()
+            if self.transport is not None:
+                await self.transport.aclose()
+            if self.delivery is not None:
+                await self.delivery.stop()
             self._stopped.set()
         return report
 
     async def _abandon(self, report: StopReport) -> StopReport:
+        if self.delivery is not None:
+            self.delivery.abandon()
         commands = [type(envelope.message).__name__ for envelope in self._running]
         lanes = self.lanes()
         # All at once and first: whatever the cancelled ones still say is left undone as well.
@@ -557,9 +526,3 @@ class MessageBus(Registrar):
         traceback: TracebackType | None,
     ) -> None:
         await self.stop()
-
-
-def _matching(
-    event_type: type[Event], subscriptions: list[tuple[type[Event], Lane]]
-) -> tuple[Lane, ...]:
-    return tuple(lane for wanted, lane in subscriptions if issubclass(event_type, wanted))

@@ -32,6 +32,8 @@ class CommandResultEvent(Event):
 class CommandErrorEvent(Event):
     """A command's handler raised, or was cancelled (`error_type` is then `CancelledError`)."""
 
+    logged = True
+
     command: str
     command_id: str
     error_type: str
@@ -40,6 +42,8 @@ class CommandErrorEvent(Event):
 
 class EventHandlerFailedEvent(Event):
     """A handler of an event raised; the event's other handlers ran all the same."""
+
+    logged = True
 
     event: str
     event_id: str
@@ -50,6 +54,8 @@ class EventHandlerFailedEvent(Event):
 
 class DeadLetterEvent(Event):
     """A message failed for good and is kept in `bus.dead_letters`."""
+
+    logged = True
 
     letter_id: str
     message: str
@@ -66,17 +72,22 @@ FAILURES = (CommandErrorEvent, EventHandlerFailedEvent, DeadLetterEvent)
 class LaneHighWaterEvent(Event):
     """A handler falls behind. Told once until it has caught up."""
 
+    logged = True
+
     handler: str
     queued: int
     capacity: int
 
 
 class SessionStartedEvent(Event):
+    logged = True
     session_id: str
 
 
 class SessionEndedEvent(Event):
     """`error_type` names the error that ended the session, if one did."""
+
+    logged = True
 
     session_id: str
     error_type: str | None
@@ -101,8 +112,9 @@ class DeadLetter:
 class DeadLetters:
     """Events whose handler failed, and commands that failed with no caller to tell.
 
-    At most `capacity` of them: the oldest makes room for the newest and is counted in `dropped`,
-    so that keeping one never waits and never fails.
+    Those of durable messages are in the journal, and are resent by their id all the same. Here are
+    the others, at most `capacity` of them: the oldest makes room for the newest and is counted in
+    `dropped`, so that keeping one never waits and never fails.
     """
 
     def __init__(self, bus: MessageBus, capacity: int = 1_000) -> None:
@@ -137,18 +149,7 @@ class DeadLetters:
         if len(self._letters) > self.capacity:
             del self._letters[next(iter(self._letters))]
             self.dropped += 1
-        self._bus.tell(
-            DeadLetterEvent,
-            envelope,
-            lambda: DeadLetterEvent(
-                letter_id=letter.id,
-                message=type(envelope.message).__name__,
-                message_id=envelope.id,
-                handler=handler,
-                error_type=type(error).__name__,
-                error=error_text(error),
-            ),
-        )
+        tell_dead(self._bus, envelope, letter.id, handler, error)
         return letter
 
     async def resend(self, letter_id: str) -> None:
@@ -162,6 +163,8 @@ class DeadLetters:
         Raises:
             BusError: there is no such letter, or its handler went with its session.
         """
+        if letter_id not in self._letters and await self._resend_kept(letter_id):
+            return
         letter = self[letter_id]
         message, envelope = letter.message, letter.envelope.again()
         if letter._lane is not None:
@@ -178,6 +181,16 @@ class DeadLetters:
             except BaseException as error:  # Also when who resends is cancelled.
                 self.add(envelope, letter.handler, error)
                 raise
+
+    async def _resend_kept(self, letter_id: str) -> bool:
+        """Let a worker handle a durable message again, if it is one."""
+        delivery = self._bus.delivery
+        if delivery is None or not await delivery.journal.amend(
+            letter_id, was=["dead"], state="ready", at_ns=delivery.now_ns(), fresh=True
+        ):
+            return False
+        delivery.wake_at(0)
+        return True
 
     def drop(self, letter_id: str) -> None:
         """Forget the message. Raises: BusError: there is no such letter."""
@@ -204,6 +217,24 @@ def tell_error(bus: MessageBus, envelope: Envelope, error: BaseException) -> Non
         lambda: CommandErrorEvent(
             command=type(envelope.message).__name__,
             command_id=envelope.id,
+            error_type=type(error).__name__,
+            error=error_text(error),
+        ),
+    )
+
+
+def tell_dead(
+    bus: MessageBus, envelope: Envelope, letter_id: str, handler: str, error: BaseException
+) -> None:
+    """Tell that the message failed for good, and under which id it is kept."""
+    bus.tell(
+        DeadLetterEvent,
+        envelope,
+        lambda: DeadLetterEvent(
+            letter_id=letter_id,
+            message=type(envelope.message).__name__,
+            message_id=envelope.id,
+            handler=handler,
             error_type=type(error).__name__,
             error=error_text(error),
         ),

@@ -83,7 +83,6 @@ class Lane:
         "_mark",
         "_ready",
         "_room",
-        "_run",
         "_spare",
         "_tally",
         "_where",
@@ -98,12 +97,13 @@ class Lane:
         "overflow",
         "queued",
         "restricted",
+        "run",
         "workers",
     )
 
     def __init__(self, bus: MessageBus, tally: Tally, binding: Binding, run: Run) -> None:
         self.binding = binding
-        self.name = binding_name(binding)
+        self.name = binding.lane.get("name") or binding_name(binding)
         self.capacity = binding.lane.get("capacity", 10_000)
         self.concurrency = binding.lane.get("concurrency", 16)
         self.overflow = binding.lane.get("overflow", "wait")
@@ -121,7 +121,7 @@ class Lane:
         # Whether an event has to be offered although there is room.
         self.restricted = binding.where is not None
         self._where = binding.where
-        self._run = run
+        self.run = run
         self._bus = bus
         self._tally = tally
         self._ready: deque[Envelope] = deque()
@@ -253,7 +253,7 @@ class Lane:
         in_lane.set(True)
         task = cast("asyncio.Task[None]", asyncio.current_task())
         loop = asyncio.get_running_loop()
-        ready, run, workers = self._ready, self._run, self.workers
+        ready, run, workers = self._ready, self.run, self.workers
         self._spare = False
         turns = 0
         try:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 from ..clock import Clock, sleep
 from ..errors import BusError, CircuitOpenError, DeadlineExceededError, LLMError, LLMErrorKind
 from ..messages import Command, Envelope, Message, _current, is_stream
+from .doing import Postponed, doing_of
 from .handlers import Middleware, Next
 
 if TYPE_CHECKING:
@@ -137,7 +138,8 @@ class Retry:
 
     After attempt n it waits a random time up to `base_s * 2 ** (n - 1)` and up to `cap_s`, but
     never less than the error's `retry_after_s`. There is no other attempt past the deadline, nor
-    of a stream. The last error is raised as itself, with a note.
+    of a stream. The last error is raised as itself, with a note. A durable message waits in the
+    journal, holds no worker meanwhile, and goes on after a restart.
     Source: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter (full jitter)
     """
 
@@ -154,6 +156,9 @@ class Retry:
 
         async def retry(message: Message, envelope: Envelope, call_next: Next) -> Any:
             attempt, attempted = 1, envelope
+            one = doing_of(message)
+            if one is not None:
+                attempt = one.note.get("failures", 0) + 1
             try:
                 while True:
                     try:
@@ -163,6 +168,9 @@ class Retry:
                         if is_stream(type(message)) or passes(envelope, clock, wait_s):
                             error.add_note(f"Attempts made: {attempt} of {self.attempts}.")
                             raise
+                        if one is not None:
+                            one.note["failures"] = attempt
+                            raise Postponed("ready", wait_s=wait_s, error=error) from error
                     await sleep(clock, wait_s)
                     attempt, attempted = attempt + 1, attempted.again()
                     _current.set(attempted)

@@ -65,8 +65,39 @@ class Scheduled:
         return math.inf if self._due is None else self._due - clock.monotonic()
 
 
+def cron_times(
+    expression: str, timezone: tzinfo, now: Callable[[], datetime]
+) -> Callable[[], datetime | None]:
+    """What says the next time of the expression, in UTC, whenever it is called.
+
+    Raises:
+        MissingExtraError: the extra `cron` is not installed.
+        BusError: the expression cannot be read, or never comes.
+    """
+    try:
+        library: Any = import_module("cronsim")
+    except ImportError as error:
+        raise MissingExtraError("A schedule by cron", "cron") from error
+
+    def following() -> datetime | None:
+        moment = now()
+        times = library.CronSim(expression, moment.astimezone(timezone))
+        # In the hour that a change of the clocks repeats, the first answers may be past.
+        return next((time.astimezone(UTC) for time in times if time > moment), None)
+
+    try:
+        found = following()
+    except library.CronSimError as wrong:
+        raise BusError(f"cron={expression!r} cannot be read: {wrong}.") from wrong
+    if found is None:
+        raise BusError(f"cron={expression!r} does not come in the next 50 years.")
+    return following
+
+
 class Scheduler:
-    """Sends messages later, with one timer for all of them. It does not survive the process.
+    """Sends messages later, with one timer for all of them.
+
+    It does not survive the process; `bus.send` does, for messages that are durable.
 
     `after` and `every` count the seconds that the process is awake, whatever happens to the wall
     clock. `at` and `cron` follow the wall clock: set back, it makes them wait as much longer; set
@@ -118,6 +149,8 @@ class Scheduler:
             raise BusClosedError(f"{name!r} is not scheduled: the bus takes no more work.")
         if is_stream(type(message)):
             raise BusError(f"{name!r} is streamed: scheduled, it would have no reader.")
+        if message.durable:
+            raise BusError(f"{name!r} is durable: await bus.send(..., at=), every= or cron=")
         if sum(given is not None for given in (at, after, every, cron)) != 1:
             raise BusError(f"{name!r} needs exactly one of at=, after=, every= and cron=.")
         following: _Following | None = None
@@ -129,7 +162,11 @@ class Scheduler:
         elif after is not None:
             due = self.bus.clock.monotonic() + after.total_seconds()
         else:
-            following = self._every(every) if every is not None else self._cron(str(cron), timezone)
+            following = (
+                self._every(every)
+                if every is not None
+                else cron_times(str(cron), timezone, self.bus.clock.now)
+            )
             due = following()
         cause = _current.get()
         if cause is not None:
@@ -173,26 +210,6 @@ class Scheduler:
             passed = round((monotonic() - start) * 1e6) // step
             return start + (passed + 1) * step / 1e6
 
-        return following
-
-    def _cron(self, expression: str, timezone: tzinfo) -> _Following:
-        try:
-            library: Any = import_module("cronsim")
-        except ImportError as error:
-            raise MissingExtraError("A schedule by cron", "cron") from error
-
-        def following() -> datetime | None:
-            now = self.bus.clock.now()
-            times = library.CronSim(expression, now.astimezone(timezone))
-            # In the hour that a change of the clocks repeats, the first answers may be past.
-            return next((time.astimezone(UTC) for time in times if time > now), None)
-
-        try:
-            found = following()
-        except library.CronSimError as wrong:
-            raise BusError(f"cron={expression!r} cannot be read: {wrong}.") from wrong
-        if found is None:
-            raise BusError(f"cron={expression!r} does not come in the next 50 years.")
         return following
 
     def _patience(self, one: Scheduled) -> float:

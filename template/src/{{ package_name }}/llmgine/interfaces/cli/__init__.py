@@ -1,5 +1,5 @@
 # The template's file: `copier update` replaces it. Yours is everything outside llmgine/.
-"""The command line: `ask`, `chat`, `tools`, `logs`, `doctor`. Importing it imports typer only."""
+"""The command line: its commands are in `app`. Importing it imports typer only."""
 
 from .app import build_cli, run_async, run_cli
 from .entry import ExitCode

@@ -30,6 +30,13 @@ Conversation = Annotated[
     typer.Option("--conversation", "-c", help="Conversation to go on with; `last` is the newest."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line, for programs.")]
+States = Annotated[
+    list[str] | None, typer.Option("--state", help="Of this state; can be given several times.")
+]
+Message = Annotated[str | None, typer.Option(help="Of messages of this name.")]
+Ids = Annotated[
+    list[str] | None, typer.Argument(metavar="ID...", help="Their ids, or how these begin.")
+]
 ToolName = Annotated[str, typer.Argument(help="The tool's name, as `tools list` shows it.")]
 
 
@@ -76,9 +83,9 @@ def build_cli(
         },
     )
     cli.callback()(main)
-    for command in (ask, chat, bus, doctor):
+    for command in (ask, chat, bus, worker, doctor):
         cli.command()(command)
-    for group in (tools_group(), logs_group()):
+    for group in (tools_group(), logs_group(), queue_group()):
         cli.add_typer(group)
     return cli
 
@@ -139,7 +146,7 @@ def main(
         ),
     ] = False,
 ) -> None:
-    """Ask, chat, look at the tools and the logs, check the installation."""
+    """Ask, chat, work on what was sent, look at the tools and the logs, check the installation."""
 
 
 @run_async
@@ -183,6 +190,27 @@ async def bus(
     from .bus import show_bus
 
     await show_bus(context.obj, mermaid=mermaid, asyncapi=asyncapi, as_json=as_json)
+
+
+@run_async
+async def worker(
+    context: typer.Context,
+    processes: Annotated[int, typer.Option(min=1, help="How many, on this machine.")] = 1,
+    health_port: Annotated[
+        int, typer.Option(min=0, max=65_535, help="Port on loopback; 0 takes a free one.")
+    ] = 0,
+    no_health: Annotated[bool, typer.Option("--no-health", help="No health endpoint.")] = False,
+    as_json: AsJson = False,
+    supervised: Annotated[bool, typer.Option("--supervised", hidden=True)] = False,
+) -> None:
+    """Do what has been sent, until Ctrl-C or SIGTERM; what runs is finished first."""
+    from .worker import supervise, work
+
+    port = None if no_health else health_port
+    if processes > 1:
+        await supervise(context.obj, processes=processes, port=port, as_json=as_json)
+    else:
+        await work(context.obj, port=port, as_json=as_json, supervised=supervised)
 
 
 @run_async
@@ -274,3 +302,84 @@ def trace(
     from .logs import trace
 
     trace(context.obj, trace_id)
+
+
+def queue_group() -> typer.Typer:
+    group = typer.Typer(
+        name="queue",
+        help="What was sent and is not done.",
+        invoke_without_command=True,
+        rich_markup_mode=None,
+    )
+    group.callback()(queue)
+    group.command("list")(list_queue)
+    group.command("show")(show_queued)
+    group.command("retry")(retry_queued)
+    group.command("drop")(drop_queued)
+    return group
+
+
+@run_async
+async def queue(context: typer.Context, as_json: AsJson = False) -> None:
+    """Show how much waits, runs and has failed, and who works on it."""
+    if context.invoked_subcommand is None:
+        from .queue import show_stats
+
+        await show_stats(context.obj, as_json=as_json)
+
+
+@run_async
+async def list_queue(
+    context: typer.Context,
+    state: States = None,
+    message: Message = None,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="How many.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """List what is not done, the oldest first."""
+    from .queue import list_entries
+
+    await list_entries(
+        context.obj, states=state or [], message=message, lines=lines, as_json=as_json
+    )
+
+
+@run_async
+async def show_queued(
+    context: typer.Context,
+    entry_id: Annotated[str, typer.Argument(metavar="ID", help="Its id, or how that begins.")],
+    as_json: AsJson = False,
+) -> None:
+    """Show one entry, with its error and all that it holds."""
+    from .queue import show_entry
+
+    await show_entry(context.obj, entry_id, as_json=as_json)
+
+
+@run_async
+async def retry_queued(
+    context: typer.Context,
+    ids: Ids = None,
+    every: Annotated[bool, typer.Option("--all", help="All that are dead or parked.")] = False,
+    state: States = None,
+    message: Message = None,
+) -> None:
+    """Have entries tried again that are dead, parked or failed."""
+    from .queue import retry
+
+    await retry(context.obj, ids or [], every=every, states=state or [], message=message)
+
+
+@run_async
+async def drop_queued(
+    context: typer.Context,
+    ids: Ids = None,
+    every: Annotated[bool, typer.Option("--all", help="All that are dead or parked.")] = False,
+    state: States = None,
+    message: Message = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Forget entries that nobody works on."""
+    from .queue import drop
+
+    await drop(context.obj, ids or [], every=every, states=state or [], message=message, yes=yes)

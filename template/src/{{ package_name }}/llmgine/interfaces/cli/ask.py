@@ -34,7 +34,7 @@ async def ask(entry: Entry, prompt: str | None, *, model: str | None, wanted: st
     """The answer on stdout as it comes; everything else on stderr."""
     text = read_prompt(prompt)
     view = TextView(sys.stdout, sys.stderr)
-    async with entry.application(model=model) as app:
+    async with entry.application(model=model, work=False) as app:
         conversation_id = await choose_conversation(app, wanted)
         began = time.monotonic()
         try:
@@ -51,6 +51,18 @@ async def ask(entry: Entry, prompt: str | None, *, model: str | None, wanted: st
             print(result.text, flush=True)
         status = f"{status_line(result, time.monotonic() - began)} · conversation {conversation_id}"
         print(dim(status, sys.stderr), file=sys.stderr)
+        if waiting := await waiting_work(app):
+            note = f"{waiting} durable messages wait for a worker: {entry.name} worker"
+            print(dim(note, sys.stderr), file=sys.stderr)
+
+
+async def waiting_work(app: Application) -> int:
+    """How many messages are due that this process, which soon ends, leaves to others."""
+    delivery = app.bus.delivery
+    if delivery is None:
+        return 0
+    stats = await delivery.journal.stats(delivery.now_ns())
+    return sum(one.counts.get("ready", 0) for one in stats if one.oldest_due_ns is not None)
 
 
 async def ask_in_json(
@@ -60,7 +72,7 @@ async def ask_in_json(
     view = JsonView(sys.stdout)
     try:
         text = read_prompt(prompt)
-        async with entry.application(model=model) as app:
+        async with entry.application(model=model, work=False) as app:
             conversation_id = await choose_conversation(app, wanted)
             with entry.traced(app, "cli.ask"):
                 result = await take_turn(app, text, conversation_id, view)

@@ -14,15 +14,16 @@ import tempfile
 import textwrap
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict
 from pathlib import Path
 
 import typer
 
 from ...application import Application
+from ...bus.queue import Queue, depth
 from ...context import SQLiteStore
-from ...errors import LlmgineError
+from ...errors import JournalError, LlmgineError, TransportError
 from ...settings import RuntimeSettings
 from .entry import Entry, ExitCode, one_line
 from .project import (
@@ -239,7 +240,7 @@ LITTLE_MB = 20
 async def check_running(entry: Entry) -> AsyncIterator[Check]:
     """Every check that needs the settings; without them, why they cannot be read."""
     try:
-        settings = entry.settings()
+        settings = entry.settings(work=False)
     except LlmgineError as error:
         yield Check("settings", "fail", one_line(error))
         return
@@ -260,15 +261,21 @@ async def check_running(entry: Entry) -> AsyncIterator[Check]:
 
 
 async def check_application(entry: Entry, settings: RuntimeSettings) -> AsyncIterator[Check]:
-    """Whether `bootstrap()` builds it, the model could be called, and the store opens."""
+    """Whether `bootstrap()` builds it, the model could be called, and what it keeps is in order."""
     try:
         app = entry.bootstrap(settings)
     except LlmgineError as error:
         yield Check("bootstrap", "fail", one_line(error))
         return
-    async with app:
-        yield check_model(app)
-        yield await check_store(app)
+    yield check_model(app)
+    yield await check_store(app)
+    journal, transport = await check_journal(app), await check_transport(app)
+    yield journal
+    yield transport
+    # Without them it cannot start, and would only say the same again.
+    with suppress(JournalError, TransportError):
+        async with app:
+            yield await check_queue(app, entry.name)
 
 
 def check_model(app: Application) -> Check:
@@ -295,6 +302,55 @@ async def check_store(app: Application) -> Check:
             "store", "warn", f"{store.path}: journal {mode}, not WAL", "keep it on a local disk"
         )
     return Check("store", "ok", f"{store.path}: whole, writable, WAL")
+
+
+async def check_journal(app: Application) -> Check:
+    if app.bus.delivery is None:
+        return Check("journal", "ok", "none: what is sent is not kept")
+    journal = app.bus.delivery.journal
+    try:
+        await journal.open()
+        return Check("journal", "ok", await journal.check())
+    except LlmgineError as error:
+        return Check("journal", "fail", one_line(error))
+
+
+async def check_transport(app: Application) -> Check:
+    transport = app.bus.transport
+    if transport is None:
+        return Check("transport", "ok", "none: all handlers are here")
+    try:
+        await transport.open()
+        return Check("transport", "ok", await transport.check())
+    except LlmgineError as error:
+        return Check("transport", "fail", one_line(error))
+
+
+async def check_queue(app: Application, name: str) -> Check:
+    """Whether there is something that nobody will do unless somebody acts."""
+    delivery = app.bus.delivery
+    if delivery is None:
+        return Check("queue", "ok", "none")
+    stats = await Queue(delivery.journal, app.bus.clock).stats()
+    handled = {*delivery.routes, *(route for one in stats.workers for route in one.routes)}
+    orphans = sorted({one.route for one in stats.routes if depth(one)} - handled)
+    dead, parked = stats.count("dead"), stats.count("parked")
+    if orphans:
+        return Check(
+            "queue",
+            "warn",
+            f"{some(orphans)}: waits, and nobody handles it",
+            f"register the handler in bootstrap.py, or drop what waits: {name} queue list",
+        )
+    if dead or parked:
+        return Check(
+            "queue",
+            "warn",
+            f"{dead:,} dead, {parked:,} parked",
+            f"see why: {name} queue list --state dead --state parked; "
+            f"then: {name} queue retry --all, or drop",
+        )
+    return Check("queue", "ok", f"depth {stats.depth:,}, nothing dead or parked")
 
 
 def check_keys(settings: RuntimeSettings) -> Check:

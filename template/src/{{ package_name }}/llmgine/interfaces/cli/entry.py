@@ -22,10 +22,14 @@ from ...errors import (
     DeadlineExceededError,
     HandlerExistsError,
     HandlerMissingError,
+    JournalError,
     LLMError,
     LlmgineError,
+    MessageUnreadableError,
     RateLimitedError,
+    ResultTimeoutError,
     ToolDefinitionError,
+    TransportError,
     TurnLimitError,
 )
 from .render import dim, red
@@ -46,6 +50,7 @@ class ExitCode(IntEnum):
     LIMIT = 5
     STORE = 6
     TOOL = 7
+    TRANSPORT = 8
     INTERRUPTED = 130
     OUTPUT_CLOSED = 141
 
@@ -57,8 +62,9 @@ MEANINGS = {
     ExitCode.CONFIGURATION: "a setting, a key, an extra or the wiring is wrong",
     ExitCode.MODEL: "the model call failed",
     ExitCode.LIMIT: "the turn reached its limit of steps, time or context",
-    ExitCode.STORE: "the conversation store failed",
+    ExitCode.STORE: "the store of conversations or messages failed",
     ExitCode.TOOL: "the tool did not answer",
+    ExitCode.TRANSPORT: "the message server failed",
     ExitCode.INTERRUPTED: "interrupted",
     ExitCode.OUTPUT_CLOSED: "nobody reads the output any more",
 }
@@ -75,7 +81,11 @@ _CODES: tuple[tuple[type[BaseException], ExitCode], ...] = (
     (DeadlineExceededError, ExitCode.LIMIT),
     (RateLimitedError, ExitCode.LIMIT),
     (ContextTooLargeError, ExitCode.LIMIT),
+    (ResultTimeoutError, ExitCode.LIMIT),
     (ContextError, ExitCode.STORE),
+    (JournalError, ExitCode.STORE),
+    (MessageUnreadableError, ExitCode.STORE),
+    (TransportError, ExitCode.TRANSPORT),
     (BrokenPipeError, ExitCode.OUTPUT_CLOSED),
     (typer.TyperException, ExitCode.USAGE),
     (KeyboardInterrupt, ExitCode.INTERRUPTED),
@@ -166,8 +176,8 @@ class Entry:
 
     @asynccontextmanager
     async def application_without_model(self) -> AsyncIterator[Application]:
-        """The application for what calls no model, so that it needs no key."""
-        async with self.bootstrap(self.settings()) as app:
+        """The application for what calls no model and works on no queue: it needs no key."""
+        async with self.bootstrap(self.settings(work=False)) as app:
             yield app
 
     @contextmanager

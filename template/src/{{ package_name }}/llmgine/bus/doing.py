@@ -1,0 +1,116 @@
+# The template's file: `copier update` replaces it. Yours is everything outside llmgine/.
+"""A durable message being handled: what its handler sends is kept until it is done."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Literal
+
+from ..delivery.journal import Entry, LoggedEvent, Outcome, State
+from ..delivery.wire import child_id, error_data
+from ..messages import Envelope, Message
+
+if TYPE_CHECKING:
+    from .lane import Lane
+
+
+class Postponed(BaseException):
+    """Leaves the handler of a durable message that is to be handled later, or after a word.
+
+    No `Exception`, for it is no failure: policies and handlers let it pass.
+    """
+
+    def __init__(
+        self,
+        state: Literal["ready", "waiting"],
+        *,
+        wait_s: float | None = None,
+        error: Exception | None = None,
+    ) -> None:
+        super().__init__(state)
+        self.state: State = state
+        self.wait_s = wait_s
+        self.error = error
+
+
+class Doing:
+    """One attempt at a durable message, and everything that is committed when it is done."""
+
+    __slots__ = (
+        "after",
+        "asked",
+        "closed",
+        "entry",
+        "events",
+        "message",
+        "note",
+        "outbox",
+        "sent",
+        "told",
+        "writes",
+    )
+
+    def __init__(self, entry: Entry, message: Message) -> None:
+        self.entry = entry
+        self.message = message
+        self.note: dict[str, Any] = json.loads(entry.note) if entry.note else {}
+        self.outbox: list[Entry] = []
+        self.events: list[LoggedEvent] = []
+        self.writes: list[Callable[[Any], Any]] = []
+        # Events for those who hear them in memory, once they are facts.
+        self.after: list[tuple[Envelope, Sequence[Lane]]] = []
+        # What to say once it is kept that the message waits.
+        self.told: list[Callable[[], None]] = []
+        # How many approvals were asked for in this attempt.
+        self.asked = 0
+        self.sent: dict[tuple[str, str], int] = {}
+        self.closed = False
+
+    def child_id(self, name: str, payload: str) -> str:
+        """The id of the next such message; the same when the handler runs again."""
+        self.sent[name, payload] = self.sent.get((name, payload), 0) + 1
+        return child_id(self.entry.id, name, payload, self.sent[name, payload])
+
+    def outcome(
+        self, state: State, at_ns: int, *, result: str | None = None, error: str | None = None
+    ) -> Outcome:
+        """What to commit. Only a success brings what the handler sent and wrote with it."""
+        if state != "done":
+            return Outcome(state=state, at_ns=at_ns, error=error)
+        return Outcome(
+            state=state,
+            at_ns=at_ns,
+            result=result,
+            outbox=self.outbox,
+            events=self.events,
+            writes=self.writes,
+        )
+
+    def postponed(self, later: Postponed, at_ns: int) -> Outcome:
+        """What to commit when the message is handled later."""
+        wait_ns = int((later.wait_s or 0) * 1e9)
+        return Outcome(
+            state=later.state,
+            at_ns=at_ns,
+            note=json.dumps(self.note) if self.note else None,
+            due_ns=at_ns + wait_ns if later.wait_s is not None else 0,
+            wait_ns=wait_ns,
+            error=error_data(later.error) if later.error is not None else None,
+        )
+
+
+doing: ContextVar[Doing | None] = ContextVar("llmgine_doing", default=None)
+
+
+def current_doing() -> Doing | None:
+    """The durable message whose handler this runs in, until that has ended."""
+    found = doing.get()
+    return None if found is None or found.closed else found
+
+
+def doing_of(message: Message) -> Doing | None:
+    """As `current_doing`, if it is this message, and not one that its handler executes."""
+    found = current_doing()
+    return found if found is not None and found.message is message else None
