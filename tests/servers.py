@@ -92,6 +92,10 @@ class Server:
         return self.token
 
     @property
+    def running(self) -> bool:
+        return self._process is not None
+
+    @property
     def pid(self) -> int:
         assert self._process is not None, f"The {self.name} server does not run."
         return self._process.pid

@@ -27,8 +27,8 @@ DBOS_FLIGHT = 300
 
 ONE_BY_ONE = "llmgine: execute, one by one"
 MANY = f"llmgine: execute, {DBOS_FLIGHT} in flight"
-PUBLISH = f"llmgine: publish, {journal.APPENDING} in flight"
-APPEND = f"llmgine: append, {journal.APPENDING} in flight"
+PUBLISH = f"llmgine: publish, {journal.FLIGHT} in flight"
+APPEND = f"llmgine: append, {journal.FLIGHT} in flight"
 SEND = "llmgine: a single send, p50"
 INSERT = "sqlite3: a bare INSERT, p50"
 DBOS_ONE = "DBOS: workflow of a step, one by one"
@@ -68,7 +68,7 @@ def _subjects(server: NatsServer) -> Iterator[tuple[str, Callable[[], Awaitable[
     yield DBOS_ONE, lambda: _dbos(100, 1)
     yield MANY, lambda: journal.executed(12_000, DBOS_FLIGHT)
     yield DBOS_MANY, lambda: _dbos(300, DBOS_FLIGHT)
-    yield PUBLISH, lambda: journal.published(12_000, journal.APPENDING)
+    yield PUBLISH, lambda: journal.published(12_000)
     yield APPEND, lambda: journal.appended(20_000)
     yield STORE, lambda: nats.stored(server.fresh_url(), 4_000)
     yield PULL_OURS, lambda: nats.ours(server.fresh_url(), 5_000)

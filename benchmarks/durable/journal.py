@@ -6,7 +6,7 @@ import asyncio
 import sqlite3
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from app.llmgine.delivery.journal import Entry
 from ..measure import median
 from .subject import TEXT, Greet, Greeted, Taken, Watch, in_flight
 
-APPENDING = 128
+FLIGHT = 128
 
 
 @contextmanager
@@ -43,35 +43,36 @@ async def executed(count: int, flight: int) -> Taken:
             return watch.each(count)
 
 
-async def published(count: int, flight: int) -> Taken:
-    """Events kept, logged, handled, done; `flight` of them not yet handled."""
-    room = asyncio.Semaphore(flight)
-    handled = 0
+def publishing(bus: MessageBus) -> Callable[[int], Awaitable[None]]:
+    """What publishes an event and waits until the handler, which this registers, had it."""
+    waiting: dict[int, asyncio.Future[None]] = {}
 
     async def note(event: Greeted) -> None:
-        nonlocal handled
-        handled += 1
-        room.release()
+        waiting.pop(event.user).set_result(None)
 
+    async def publish(number: int) -> None:
+        handled = waiting[number] = asyncio.get_running_loop().create_future()
+        await bus.publish(Greeted(user=number, text=TEXT))
+        await handled
+
+    bus.register_event_handler(Greeted, note, concurrency=FLIGHT)
+    return publish
+
+
+async def published(count: int) -> Taken:
+    """Events kept, logged, handled, done; `FLIGHT` of them not yet handled."""
     with fresh_journal() as journal:
         bus = MessageBus(journal=journal)
-        bus.register_event_handler(Greeted, note, concurrency=flight)
+        publish = publishing(bus)
         async with bus:
-
-            async def publish(number: int) -> None:
-                await room.acquire()
-                await bus.publish(Greeted(user=number, text=TEXT))
-
             with (watch := Watch()):
-                await in_flight(count, flight, publish)
+                await in_flight(count, FLIGHT, publish)
                 await bus.idle()
-    if handled != count:
-        raise RuntimeError(f"{handled} events were handled instead of {count}")
     return watch.each(count)
 
 
 async def appended(count: int) -> Taken:
-    """Entries kept, each awaited, by `APPENDING` senders at once."""
+    """Entries kept, each awaited, by `FLIGHT` senders at once."""
 
     async def append(number: int) -> None:
         entry = Entry(
@@ -86,7 +87,7 @@ async def appended(count: int) -> Taken:
     with fresh_journal() as journal:
         await journal.open()
         with (watch := Watch()):
-            await in_flight(count, APPENDING, append)
+            await in_flight(count, FLIGHT, append)
         await journal.aclose()
     return watch.each(count)
 

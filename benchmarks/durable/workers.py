@@ -1,6 +1,7 @@
 """Worker processes that share a journal: `python -m benchmarks.durable.workers FILE`.
 
-Such a process does what is kept there once it reads a line, and ends when there is no more.
+Such a process does what is kept there once it reads a line, and ends when there is no more. It
+prints how many it handled, and the seconds of the processors that took.
 """
 
 from __future__ import annotations
@@ -51,9 +52,11 @@ async def worked(count: int, processes: int) -> Taken:
             one.stdin.flush()
         answers = await asyncio.gather(*(asyncio.to_thread(_line, one) for one in started))
         wall_s = time.perf_counter() - began_s
-    if (handled := sum(map(int, answers))) != count:
-        raise RuntimeError(f"{handled} commands were handled instead of {count}")
-    return Taken(wall_s / count)
+    told = [[float(word) for word in answer.split()] for answer in answers]
+    handled, cpu_s = map(sum, zip(*told, strict=True))
+    if handled != count:
+        raise RuntimeError(f"{handled:g} commands were handled instead of {count}")
+    return Taken(wall_s / count, cpu_s / count)
 
 
 def _worker(file: Path) -> subprocess.Popen[str]:
@@ -84,9 +87,10 @@ async def _work(file: Path) -> None:
     bus.register_command_handler(Greet, count_and_compute)
     print("ready", flush=True)
     await asyncio.to_thread(sys.stdin.readline)
+    began_s = time.process_time()
     async with bus:
         await bus.idle()
-        print(handled, flush=True)
+        print(handled, time.process_time() - began_s, flush=True)
 
 
 if __name__ == "__main__":

@@ -63,6 +63,10 @@ class Report:
         )
 
     @property
+    def is_complete(self) -> bool:
+        return bool(self.accepted) and not self.lost and not self.unfinished
+
+    @property
     def faults(self) -> dict[str, Any]:
         """Everything that should be empty and is not."""
         names = ("duplicates", "lost", "invented", "disordered", "unfinished")
@@ -156,6 +160,13 @@ class Harness:
         except TimeoutError:
             return await self.nursery.kill(pid)
 
+    async def under_way(self, effects: int) -> None:
+        """Wait until so many effects more were made."""
+        made = self.effects.keys
+        count = len(made) + effects
+        done = await self.effects.until(lambda: len(made) >= count, FINISHED_S)
+        assert done, f"Nothing is done any more:\n{self.last_words()}"
+
     def hush(self) -> None:
         """Have all of them send no more, and work on."""
         self._began = time.monotonic()
@@ -202,7 +213,7 @@ class Harness:
         report = await self._count(allowed)
         clean = 0
         # Twice, for what moves while it is counted may be in neither place.
-        while (clean := 0 if report.faults or not report.accepted else clean + 1) < 2:
+        while (clean := clean + 1 if report.is_complete else 0) < 2:
             if time.monotonic() > deadline:
                 break
             await self.effects.until(lambda: not self._missing(self._ledgers()), 0.2)

@@ -21,15 +21,22 @@ KINDS: dict[str, type[Server]] = {"postgres": PostgresServer, "nats": NatsServer
 pytestmark = pytest.mark.timeout(900 if LONG else 120)
 
 
-@pytest.fixture(params=["postgres", "nats"])
-def server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    """One of its own, for it is going to be hurt."""
+@pytest.fixture(scope="module", params=["postgres", "nats"])
+def hurt_server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    """One that the other modules do not use, for it is going to be hurt."""
     with KINDS[request.param]() as server:
         yield server
 
 
+@pytest.fixture
+def server(hurt_server: Server) -> Server:
+    if not hurt_server.running:  # A test failed halfway.
+        hurt_server.start()
+    return hurt_server
+
+
 def place_at(server: Server, port: int) -> Place:
-    url = server.through(port)
+    url = server.through(port, server.fresh_url())
     return Place(transport=url) if isinstance(server, NatsServer) else Place(journal=url)
 
 
@@ -50,9 +57,9 @@ async def hurt(harness: Harness, fault: Callable[[], Awaitable[object]]) -> None
     for name in NAMES:
         await harness.ready(name)
     for _ in range(ROUNDS):
-        await under_way(harness)
+        await harness.under_way(30)
         await fault()
-    await under_way(harness)
+    await harness.under_way(30)
     harness.hush()
     report = await harness.settled()
 
@@ -61,13 +68,6 @@ async def hurt(harness: Harness, fault: Callable[[], Awaitable[object]]) -> None
     harness.assert_faultless(report)
     assert report.finished_s < FINISHED_S
     assert report.accepted > 20
-
-
-async def under_way(harness: Harness, effects: int = 30) -> None:
-    """Wait until so many effects more were made."""
-    count = len(harness.effects.keys) + effects
-    made = await harness.effects.until(lambda: len(harness.effects.keys) >= count, FINISHED_S)
-    assert made, f"Nothing is done any more:\n{harness.last_words()}"
 
 
 async def test_a_killed_server_comes_back(harness: Harness, server: Server) -> None:
@@ -121,13 +121,13 @@ async def test_connections_hang_and_go_on(harness: Harness, fault_proxy: FaultPr
 async def test_the_network_is_slow(harness: Harness, fault_proxy: FaultProxy) -> None:
     async def fault() -> None:
         fault_proxy.delay_s = 0.05
-        await under_way(harness, 10)
+        await harness.under_way(10)
         fault_proxy.forward()
 
     await hurt(harness, fault)
 
 
-@pytest.mark.parametrize("server", ["postgres"], indirect=True)
+@pytest.mark.parametrize("hurt_server", ["postgres"], indirect=True)
 async def test_postgres_ends_all_connections(harness: Harness, server: Server) -> None:
     assert isinstance(server, PostgresServer)
 
@@ -146,7 +146,7 @@ async def test_a_server_is_away_at_the_start(
     harness.supervise("one")
     await asyncio.sleep(AWAY_S)
     await fault_proxy.open(server.address)
-    await under_way(harness)
+    await harness.under_way(30)
     harness.hush()
     report = await harness.settled()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from faults.conftest import place_on
-from faults.harness import Harness, Place
+from faults.harness import LONG, Harness, Place
 from faults.nursery import Nursery
 
 
@@ -74,6 +74,25 @@ async def test_a_stuck_worker_is_replaced_and_what_it_did_late_does_not_count(
     report = await harness.settled()
 
     harness.assert_running()
+    harness.assert_faultless(report)
+
+
+async def test_a_worker_that_was_replaced_and_then_dies_leaves_nothing_behind(
+    harness: Harness,
+) -> None:
+    """It goes on under its old name, which nobody watches any more, and has no time to beat."""
+    harness.start("two", send=False)
+    for goes_on_s in (0.0, 0.003, 0.01, 0.03, 0.1) if LONG else (0.005, 0.03):
+        harness.start("one")
+        await harness.ready("one")
+        await harness.under_way(30)
+        harness.send("one", signal.SIGSTOP)
+        await asyncio.sleep(1.6)
+        harness.send("one", signal.SIGCONT)
+        await asyncio.sleep(goes_on_s)
+        await harness.kill("one")
+    report = await harness.settled()
+
     harness.assert_faultless(report)
 
 

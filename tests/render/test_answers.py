@@ -69,7 +69,7 @@ def test_the_answer_sets_hold_every_pair_of_choices() -> None:
         ({"model": "claude"}, "anthropic/claude-sonnet-4-5"),
         ({"model": 'openai/x"\ny = "z'}, "openai/<name>"),
         ({"context_store": "redis"}, r"\['sqlite', 'memory'\]"),
-        ({"extras": ["postgres"]}, r"\['cron', 'litellm', 'otlp'\]"),
+        ({"extras": ["redis"]}, r"\['cron', 'faststream', 'litellm', 'nats', 'otlp', 'postgres'\]"),
     ],
     ids=lambda value: str(value)[:40] if isinstance(value, dict) else "",
 )

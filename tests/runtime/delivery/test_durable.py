@@ -309,16 +309,22 @@ async def test_an_event_s_subscriptions_are_done_each_and_hearers_hear_it_in_mem
     async def hear(event: Event) -> None:
         heard.append(type(event).__name__)
 
-    bus.register_event_handler(Ordered, store)
+    async def store_too(event: Ordered) -> None:
+        await store(event)
+
+    for handler in (store, store_too):
+        bus.register_event_handler(Ordered, handler)
     bus.register_event_handler(Event, hear)
 
     async with bus:
-        await bus.publish(Ordered(item="tea"), idempotency_key="k")
-        await bus.publish(Ordered(item="tea"), idempotency_key="k")
+        for _ in range(2):
+            await bus.publish(Ordered(item="tea"), idempotency_key="k")
+        await bus.publish(Ordered(item="milk"))
         await bus.idle()
 
-    assert [item for item, _ in stored] == ["tea"]
-    assert heard.count("Ordered") == 1
+    assert sorted(item for item, _ in stored) == ["milk", "milk", "tea", "tea"]
+    assert len({key for _, key in stored}) == 3  # The publisher's own, or one for each handler.
+    assert heard.count("Ordered") == 2
 
 
 async def test_writes_of_the_handler_are_committed_with_its_completion(make: Make, tmp_path: Path):
@@ -563,3 +569,21 @@ async def test_a_cursor_whose_events_are_swept_is_told_where_the_log_begins(make
 
     assert isinstance(begun.event, Shown)
     assert begun.event.text == "new"
+
+
+async def test_a_handler_gets_the_message_as_it_would_after_a_restart(make: Make):
+    bus, got = make(), []
+
+    async def order(command: Order) -> str:
+        got.append(command)
+        return command.item
+
+    bus.register_command_handler(Order, order)
+
+    async with bus:
+        sent = Order(item="tea ☕ \ud800")
+        result = await bus.result(await bus.send(sent))
+
+    assert got == [sent]
+    assert got[0] is not sent
+    assert result == sent.item

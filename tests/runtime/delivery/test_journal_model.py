@@ -17,18 +17,21 @@ from app.llmgine.delivery.sqlite import SQLiteJournal
 from servers import PostgresServer
 
 BEGIN_NS = 1_800_000_000_000_000_000
-OWNERS = st.sampled_from(["a", "b", "c"])
-KEYS = st.sampled_from([None, "k", "l"])
+OWNERS = st.sampled_from(["a", "b"])
+KEYS = st.sampled_from(["k", "k", "l", None])
+APPEND = st.tuples(st.just("append"), KEYS, st.sampled_from([0, 0, 0, 2]))
+CLAIM = st.tuples(st.just("claim"), OWNERS, st.integers(1, 3), st.just(False))
+SETTLE = st.tuples(
+    st.just("settle"),
+    st.integers(0, 3),
+    st.sampled_from(["done", "failed", "dead", "ready", "ready", "waiting", "sent"]),
+    st.sampled_from([0, 2]),
+)
+# What is often done stands here often.
 ACTIONS = st.one_of(
-    st.tuples(st.just("append"), KEYS, st.sampled_from([0, 0, 1, 3])),
+    *(APPEND, APPEND, CLAIM, CLAIM, SETTLE, SETTLE),
+    st.tuples(st.just("claim"), OWNERS, st.integers(1, 3), st.just(True)),
     st.tuples(st.just("own"), OWNERS, KEYS),
-    st.tuples(st.just("claim"), OWNERS, st.integers(1, 4), st.booleans()),
-    st.tuples(
-        st.just("settle"),
-        st.integers(0, 9),
-        st.sampled_from(["done", "failed", "dead", "ready", "waiting", "sent"]),
-        st.sampled_from([0, 2]),
-    ),
     st.tuples(st.just("release"), OWNERS, st.booleans()),
     st.tuples(st.just("amend"), st.integers(0, 9)),
     st.tuples(st.just("pass"), st.integers(1, 3)),
@@ -111,7 +114,7 @@ async def play(journal: Journal, actions: list[tuple[Any, ...]]) -> None:
                     (one.id, one.attempt, one.losses) for one in expected
                 ]
             case ("settle", index, state, wait) if model.held:
-                held = model.held[index % len(model.held)]
+                held = model.held[-1 - index % len(model.held)]
                 due_ns = model.now_ns + wait if wait and state == "ready" else 0
                 outcome = Outcome(state=state, at_ns=model.now_ns, due_ns=due_ns)
                 [one] = [one for one in model.entries if one.id == held.id]
@@ -139,7 +142,7 @@ async def play(journal: Journal, actions: list[tuple[Any, ...]]) -> None:
     for one in model.entries:
         if one.state in ("ready", "running"):
             assert (found[one.id].state, found[one.id].owner) == (one.state, one.owner)
-    for owner in "abc":
+    for owner in "ab":
         await journal.release(owner, lost=False)
 
 
@@ -170,8 +173,8 @@ def runner(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Run]:
         loop.run(journal.aclose())
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(actions=st.lists(ACTIONS, min_size=10, max_size=60))
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(actions=st.lists(ACTIONS, min_size=20, max_size=60))
 def test_a_journal_hands_out_what_the_model_does(
     runner: Run, actions: list[tuple[Any, ...]]
 ) -> None:

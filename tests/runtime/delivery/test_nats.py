@@ -5,7 +5,7 @@ import contextlib
 import gc
 import re
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from app.llmgine.delivery.journal import Entry
 from app.llmgine.delivery.nats import NatsTransport
 from app.llmgine.delivery.transport import Address, Again, Dead, Done, Verdict
 from app.llmgine.errors import ConfigurationError, TransportError
+from app.llmgine.messages import new_id
 from faults.proxy import FaultProxy
 from runtime.delivery.transport_contract import HELD_S, Process, command, entry, source
 from servers import HOST, NatsServer, ask, free_port
@@ -56,6 +57,15 @@ async def dead_letters(url: str, count: int) -> list[str]:
         while len(found) < count:
             found += [one.data.decode(errors="replace") for one in await letters.fetch(1)]
         return found
+
+
+async def taken(url: str, count: int) -> None:
+    """Return when processes have so many commands that they did not acknowledge."""
+    async with looking(url) as streams, asyncio.timeout(10):
+        while True:
+            consumers = await streams.consumers_info("llmgine-commands")
+            if sum(one.num_ack_pending for one in consumers) >= count:
+                return
 
 
 async def sent(transport: NatsTransport, one: Entry, address: Address) -> None:
@@ -233,6 +243,44 @@ async def test_work_goes_on_when_a_killed_server_is_back(own_server: NatsServer)
         assert await transport.check()
 
 
+async def test_keyed_work_goes_on_each_time_a_server_is_killed_amid_it(
+    own_server: NatsServer,
+) -> None:
+    stored: set[str] = set()
+    handled: set[str] = set()
+    hushed, progress = asyncio.Event(), asyncio.Event()
+
+    async def handle(one: Entry, times: int) -> Verdict:
+        handled.add(one.payload)
+        progress.set()
+        return Done()
+
+    async def send_on(key: str) -> None:
+        while not hushed.is_set():
+            one = entry(payload=new_id(), key=key)
+            await sent(transport, one, command())
+            stored.add(one.payload)
+
+    async def until(enough: Callable[[], bool]) -> None:
+        async with asyncio.timeout(30):
+            while not enough():
+                progress.clear()
+                await progress.wait()
+
+    async with opened(own_server.fresh_url()) as transport, asyncio.TaskGroup() as senders:
+        await transport.consume(source(), Process(handle).deliver)
+        for key in "abcd":
+            senders.create_task(send_on(key))
+        for _ in range(3):
+            before = frozenset(handled)
+            await until(lambda before=before: len(handled - before) >= 50)
+            await asyncio.to_thread(own_server.kill)
+            await asyncio.to_thread(own_server.start)
+        hushed.set()
+
+        await until(lambda: stored <= handled)
+
+
 # Each time a login is refused, nats-py forgets to close its socket.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 async def test_a_login_that_is_refused_for_a_while_is_tried_again() -> None:
@@ -294,6 +342,32 @@ async def test_what_a_lost_process_had_in_hand_comes_to_another(
             assert await there.done(2) == ["1", "2"]
             assert there.times == [2, 1]
             fault_proxy.forward()
+
+
+async def test_what_was_taken_ahead_is_handed_back_when_taking_stops(
+    nats_server: NatsServer,
+) -> None:
+    go_on = asyncio.Event()
+
+    async def handle(one: Entry, times: int) -> Verdict:
+        await go_on.wait()
+        return Done()
+
+    url = nats_server.fresh_url()
+    async with opened(url, ack_wait_s=60.0) as one, opened(url, ack_wait_s=60.0) as other:
+        here, there = Process(handle), Process()
+        stop = await one.consume(source(concurrency=1), here.deliver)
+        for key in (None, "a", "b", "c"):
+            await one.send(entry(payload=f"{key}", key=key), command())
+            await here.got(1)
+        await taken(url, 3)
+        stopping = asyncio.create_task(stop())
+        await other.consume(source(), there.deliver)
+
+        assert sorted(await there.done(3)) == ["a", "b", "c"]
+        assert here.payloads == ["None"]
+        go_on.set()
+        await stopping
 
 
 async def test_a_dead_message_is_kept_with_its_error(nats_server: NatsServer) -> None:

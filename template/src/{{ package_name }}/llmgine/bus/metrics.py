@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from opentelemetry.metrics import CallbackOptions, Meter, Observation
 
-from ..delivery.journal import RouteStats
+from ..delivery.journal import RouteStats, State
 from .handlers import CommandHandler, binding_name
 from .lane import Lane
 from .queue import QueueStats, depth, oldest_age_s
@@ -26,7 +26,8 @@ def register_instruments(bus: MessageBus, meter: Meter) -> None:
 
     Of the journal, as this process last saw it, by route and message: `llmgine.queue.depth` is how
     many entries are not finished, and `llmgine.queue.oldest_age` how long the oldest one waits that
-    could run; `llmgine.queue.lag` is the longest of these ages.
+    could run; `llmgine.queue.lag` is the longest of these ages. Two kinds wait for a person:
+    `llmgine.queue.dead` failed for good, `llmgine.queue.parked` is understood by no process.
     """
     meter.create_observable_counter(
         "llmgine.bus.messages", [lambda _: _messages(bus)], "{message}", "Messages, by outcome."
@@ -48,6 +49,15 @@ def register_instruments(bus: MessageBus, meter: Meter) -> None:
     )
     meter.create_observable_gauge(
         "llmgine.queue.oldest_age", [lambda _: _ages(bus)], "s", "Age of the oldest that is due."
+    )
+    meter.create_observable_up_down_counter(
+        "llmgine.queue.dead", [lambda _: _in_state(bus, "dead")], "{message}", "Failed for good."
+    )
+    meter.create_observable_up_down_counter(
+        "llmgine.queue.parked",
+        [lambda _: _in_state(bus, "parked")],
+        "{message}",
+        "Understood by nobody.",
     )
     meter.create_observable_gauge(
         "llmgine.queue.lag", [lambda _: _lag(bus)], "s", "The longest of these ages."
@@ -72,6 +82,11 @@ def _queued(bus: MessageBus) -> Iterator[Observation]:
 def _depths(bus: MessageBus) -> Iterator[Observation]:
     for route in _snapshot(bus).routes:
         yield Observation(depth(route), _queue(route))
+
+
+def _in_state(bus: MessageBus, state: State) -> Iterator[Observation]:
+    for route in _snapshot(bus).routes:
+        yield Observation(route.counts.get(state, 0), _queue(route))
 
 
 def _ages(bus: MessageBus) -> Iterator[Observation]:

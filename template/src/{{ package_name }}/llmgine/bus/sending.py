@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta, tzinfo
 from typing import TYPE_CHECKING, Any
 
-from ..delivery.journal import OPEN, Entry
+from ..delivery.journal import OPEN, Entry, LoggedEvent
 from ..delivery.wire import envelope_json, error_from, message_json, result_from
 from ..errors import BusError, ResultTimeoutError, UnknownReceiptError
 from ..messages import Command, Envelope, Event, Message, Receipt, is_stream, schema_name
@@ -34,10 +34,20 @@ class Sending:
         self._recurring = Recurring(delivery)
         delivery.add_route(PUBLISH, 16, self._publish)
 
-    def entry(self, envelope: Envelope, route: str, entry_id: str | None = None) -> Entry:
-        """The message as it is kept; a handler's, under the same id whenever it runs again."""
+    def entry(
+        self,
+        envelope: Envelope,
+        route: str,
+        entry_id: str | None = None,
+        told: LoggedEvent | None = None,
+    ) -> Entry:
+        """The message as it is kept; a handler's, under the same id whenever it runs again.
+
+        `told` is the same message as it is logged, so that it is not written out twice.
+        """
         message = envelope.message
-        name, payload = schema_name(type(message)), message_json(message)
+        name = schema_name(type(message))
+        payload = told.payload if told else message_json(message)
         if entry_id is None and (doing := current_doing()) is not None:
             entry_id = doing.child_id(f"{route} {name}", payload)
         return Entry(
@@ -46,7 +56,7 @@ class Sending:
             name=name,
             version=message.schema_version,
             payload=payload,
-            headers=envelope_json(envelope),
+            headers=told.headers if told else envelope_json(envelope),
             key=envelope.key,
             created_ns=self._delivery.now_ns(),
         )
@@ -57,19 +67,23 @@ class Sending:
         if not event.durable:
             delivery.log.put(envelope)
             return lanes
+        envelope.key = envelope.key or envelope.session_id
+        told, key = delivery.log.entry(envelope), envelope.idempotency_key
+        if key is not None:
+            told.id = f"{told.name}:{key}"
+        doing = current_doing()
+        # A handler's own share of ids is worked out, to be the same when it runs again.
+        known = doing is None or key is not None
         routes = [(lane, delivery.route_of(lane)) for lane in lanes]
         hearing = [lane for lane, route in routes if route is None]
-        envelope.key = envelope.key or envelope.session_id
-        name, key = schema_name(type(event)), envelope.idempotency_key
         entries = [
-            self.entry(envelope, route, f"{name}:{key}/{route}" if key else None)
+            self.entry(envelope, route, f"{told.id}/{route}" if known else None, told)
             for lane, route in routes
             if route is not None and not self.relayed and lane.wants(envelope)
         ]
         if self.relayed:
-            entries = [self.relay(envelope, "event", f"{name}:{key}" if key else None)]
-        told = delivery.log.entry(envelope)
-        if (doing := current_doing()) is not None:
+            entries = [self.relay(envelope, "event", told.id if known else None)]
+        if doing is not None:
             doing.outbox += entries
             doing.events.append(told)
             doing.after.append((envelope, hearing))

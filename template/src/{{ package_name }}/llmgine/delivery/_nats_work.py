@@ -277,6 +277,7 @@ class Puller(Loop):
             await self._work_of.hand_back(one)
         elif one.place in self._over:  # A server that was killed forgets what it was told last.
             await self.transport.tell(reply, b"+ACK")
+            await self.refill()
         elif one.seq not in self.in_hand:  # Else it was given up for lost, and is being handled.
             self.in_hand[one.seq] = one
             self._work_of.take(one)

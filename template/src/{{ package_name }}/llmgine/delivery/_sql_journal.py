@@ -48,7 +48,10 @@ class SqlJournal(ABC):
         return await self._run(
             partial(sql.append, self.dialect, entries, events, owner, writes),
             grouped=True,
-            tells=owner is None or bool(events) or len(entries) > 1 or entries[0].key is not None,
+            # Of what begins here at once, nobody else need know.
+            tells=owner is None
+            or bool(events)
+            or any(one.key is not None or one.due_ns or one.state != "ready" for one in entries),
         )
 
     async def claim(

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from importlib import import_module
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -28,6 +28,7 @@ T = TypeVar("T")
 _LOCK = "SELECT pg_advisory_xact_lock(1819045223, {number})"
 
 POSTGRES = Dialect(
+    number="BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY",
     counter="BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY",
     # Not `to_regclass`: it does not see what another process has just committed.
     has_meta="""
@@ -136,7 +137,7 @@ async def run(connection: Any, operation: Operation[T]) -> T:
         return result
 
 
-@cache
+@lru_cache(256)
 def _gives_rows(statement: str) -> bool:
     return statement.lstrip().startswith("SELECT") or "RETURNING" in statement
 
@@ -428,6 +429,8 @@ _OPTIONS = {
     "command_timeout": STATEMENT_TIMEOUT_S + 5,
     "server_settings": {
         "application_name": "llmgine",
+        # What the database says is committed is on its disk, whatever the server's own setting is.
+        "synchronous_commit": "on",
         "statement_timeout": f"{STATEMENT_TIMEOUT_S}s",
         "idle_in_transaction_session_timeout": f"{STATEMENT_TIMEOUT_S}s",
     },

@@ -42,8 +42,10 @@ Operation = Generator[Statement | Write, Any, T]
 class Dialect:
     """In what the engines differ. A lock that an engine does not need is empty."""
 
+    number: str
+    """The type of a key that counts up."""
     counter: str
-    """The type of a key that counts up and is never given twice."""
+    """The type of a key that counts up and is never given twice, which costs a write more."""
     has_meta: str
     lock_schema: str
     lock_claims: str
@@ -66,7 +68,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE TABLE journal_meta (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
         """
         CREATE TABLE journal_entries (
-            seq {counter}, id TEXT NOT NULL UNIQUE, route TEXT NOT NULL, name TEXT NOT NULL,
+            seq {number}, id TEXT NOT NULL UNIQUE, route TEXT NOT NULL, name TEXT NOT NULL,
             version BIGINT NOT NULL, payload TEXT NOT NULL, headers TEXT NOT NULL, key TEXT,
             due_ns BIGINT NOT NULL, note TEXT, created_ns BIGINT NOT NULL, state TEXT NOT NULL,
             owner TEXT, attempt BIGINT NOT NULL, losses BIGINT NOT NULL, wait_ns BIGINT NOT NULL,
@@ -162,7 +164,7 @@ _CANDIDATES = """
                     AND (f.state <> 'ready' OR NOT f.losses {losses}
                         OR (f.attempt > 0 AND f.wake_ns > 0))
             ))
-        ORDER BY e.seq LIMIT {limit}
+        ORDER BY e.seq LIMIT ${most}
     ) AS found
 """
 _CLAIM = f"""
@@ -266,7 +268,7 @@ def migrate(dialect: Dialect, store: str) -> Operation[str]:
     if version < len(MIGRATIONS):
         for statements in MIGRATIONS[version:]:
             for statement in statements:
-                yield statement.replace("{counter}", dialect.counter), ()
+                yield statement.format(number=dialect.number, counter=dialect.counter), ()
         yield _SET_META, ("version", str(len(MIGRATIONS)))
         yield (
             "INSERT INTO journal_meta VALUES ('node', $1) ON CONFLICT (name) DO NOTHING",
@@ -360,11 +362,11 @@ def claim(
     losses = f"{'>=' if suspects else '<'} {SUSPECT_LOSSES}"
     found = yield (
         " UNION ALL ".join(
-            _CANDIDATES.format(route=number, losses=losses, limit=int(most))
-            for number, most in enumerate(routes.values(), 3)
+            _CANDIDATES.format(route=number, losses=losses, most=number + len(routes))
+            for number in range(3, 3 + len(routes))
         )
         + " ORDER BY seq LIMIT $2",
-        (owner, limit, *routes),
+        (owner, limit, *routes, *routes.values()),
     )
     seqs = [row[0] for row in found]
     if seqs and dialect.lock_rows:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
@@ -23,6 +24,7 @@ from .sql import Dialect, Operation
 T = TypeVar("T")
 
 SQLITE = Dialect(
+    number="INTEGER PRIMARY KEY",
     counter="INTEGER PRIMARY KEY AUTOINCREMENT",
     has_meta="SELECT 1 FROM sqlite_master WHERE name = 'journal_meta'",
     # One transaction writes at a time, so nothing needs a lock of its own.
@@ -104,15 +106,10 @@ def run(connection: sqlite3.Connection, operation: Operation[T]) -> T:
         return result
 
 
-_statements: dict[str, str] = {}
-
-
+@lru_cache(256)
 def _numbered(statement: str) -> str:
     # To Python, `$1` is a name and not a number.
-    found = _statements.get(statement)
-    if found is None:
-        found = _statements[statement] = statement.replace("$", "?")
-    return found
+    return statement.replace("$", "?")
 
 
 def _write(connection: sqlite3.Connection, write: Callable[[sqlite3.Connection], Any]) -> None:
@@ -152,7 +149,8 @@ class SQLiteJournal(SqlJournal):
         """`busy_timeout_s`: how long to wait while another process writes."""
         self.path = path if path == ":memory:" else str(Path(path).absolute())
         self._store = _Store(str(self.path), busy_timeout_s)
-        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._jobs: SimpleQueue[list[_Job] | None] = SimpleQueue()
+        self._handed: list[_Job] = []
         self._thread: threading.Thread | None = None
         self._opening: asyncio.Future[None] | None = None
         self._closed = False
@@ -174,6 +172,7 @@ class SQLiteJournal(SqlJournal):
 
     async def aclose(self) -> None:
         if self._thread is not None and not self._closed:
+            self._hand_over()
             self._jobs.put(None)
         self._closed = True
         self._changed.set()
@@ -203,9 +202,18 @@ class SQLiteJournal(SqlJournal):
     ) -> T:
         if self._closed or self._thread is None:
             raise self._is_closed()
-        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._jobs.put(_Job(begin, future, tells))
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+        if not self._handed:
+            # Once for all that one turn of the loop brings: each handing over wakes the thread.
+            loop.call_soon(self._hand_over)
+        self._handed.append(_Job(begin, future, tells))
         return await future
+
+    def _hand_over(self) -> None:
+        jobs, self._handed = self._handed, []
+        if jobs:
+            self._jobs.put(jobs)
 
     def _is_closed(self) -> JournalError:
         return JournalError(f"The journal {self.path} is not open; it takes no calls.")
@@ -216,17 +224,17 @@ class SQLiteJournal(SqlJournal):
         go_on = True
         while go_on:
             jobs: list[_Job] = []
-            job = self._jobs.get()
+            more = self._jobs.get()
             with suppress(Empty):
-                while job is not None:
-                    jobs.append(job)
-                    if len(jobs) == GROUP:
+                while more is not None:
+                    jobs += more
+                    if len(jobs) >= GROUP:
                         break
-                    job = self._jobs.get_nowait()
+                    more = self._jobs.get_nowait()
             if jobs:
                 self._store.run_all(jobs)
                 _call(loop, self._deliver, jobs)
-            go_on = job is not None
+            go_on = more is not None
         self._store.close()
         _call(loop, ended.set_result, None)
 

@@ -32,9 +32,9 @@ def message_json(message: Message) -> str:
     except PydanticSerializationError:
         # Half of a surrogate pair, as an undecodable command-line byte leaves it.
         text = json.dumps(message.model_dump(mode="json"))
-    if len(text) > MAX_BYTES:
+    if len(text) * 4 > MAX_BYTES and (size_bytes := len(text.encode())) > MAX_BYTES:
         name = type(message).__name__
-        raise MessageTooLargeError(name, size_bytes=len(text), limit_bytes=MAX_BYTES)
+        raise MessageTooLargeError(name, size_bytes=size_bytes, limit_bytes=MAX_BYTES)
     return text
 
 
@@ -106,10 +106,10 @@ class Catalogue:
             )
         try:
             if entry.version == wanted.schema_version:
-                message = wanted.model_validate_json(entry.payload)
+                message = _message(wanted, entry.payload)
             else:
                 fields = wanted.upcast(json.loads(entry.payload), entry.version)
-                message = wanted.model_validate_json(json.dumps(fields))
+                message = _message(wanted, json.dumps(fields))
             return Envelope.from_data(message, headers_data(entry.headers))
         except Exception as error:  # Also whatever the owner's `upcast` and validators raise.
             raise MessageUnreadableError(
@@ -117,6 +117,15 @@ class Catalogue:
                 f"{wanted.schema_version}: {_reason(error)}. Mend its class or its `upcast`, or "
                 "drop it."
             ) from error
+
+
+def _message(wanted: type[Message], payload: str) -> Message:
+    try:
+        return wanted.model_validate_json(payload)
+    except ValidationError:
+        if r"\ud" not in payload.lower():
+            raise
+        return wanted.model_validate(json.loads(payload))  # As above: half of a surrogate pair.
 
 
 def _subclasses(message_type: type[Message]) -> Iterator[type[Message]]:
@@ -150,9 +159,13 @@ def result_json(command_type: type[Command[Any]], result: object) -> str:
     """
     if result is None:
         return "null"
+    serializer = result_adapter(command_type).serializer
     try:
-        serializer = result_adapter(command_type).serializer
-        return serializer.to_json(result, warnings="error").decode()
+        try:
+            return serializer.to_json(result, warnings="error").decode()
+        except PydanticSerializationError:
+            # As above: half of a surrogate pair, if it is not that it cannot be stored.
+            return json.dumps(serializer.to_python(result, mode="json", warnings="error"))
     except PydanticSerializationError as error:
         raise TypeError(
             f"The handler of {command_type.__name__!r} returned a {type(result).__name__}, which "
@@ -164,8 +177,11 @@ def result_from(command_type: type[Command[Any]], text: str) -> Any:
     """Raises: MessageUnreadableError: it is not what such a command returns now."""
     if text == "null":
         return None
+    adapter = result_adapter(command_type)
     try:
-        return result_adapter(command_type).validate_json(text)
+        if r"\ud" in text.lower():
+            return adapter.validate_python(json.loads(text))
+        return adapter.validate_json(text)
     except ValidationError as error:
         raise MessageUnreadableError(
             f"The stored result of {command_type.__name__!r} is not what it returns now: "
