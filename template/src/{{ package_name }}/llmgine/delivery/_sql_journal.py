@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import ClassVar, TypeVar
 
+from . import _sql_sweep as sweeping
 from . import sql
 from .journal import Appended, Entry, LoggedEvent, LogPage, Outcome, RouteStats, State, Worker
 from .sql import Dialect, Operation, Write
@@ -117,14 +118,17 @@ class SqlJournal(ABC):
         return await self._run(partial(sql.read, after, session_id, limit))
 
     async def sweep(self, before_ns: int, keep_bytes: int) -> int:
-        used = await self._run(partial(sql.used_bytes, self.dialect))
+        used = await self._run(partial(sweeping.used_bytes, self.dialect))
         entries_below = events_below = 0
         if used > keep_bytes:
             # The entries and the events have half of it each.
             entries_below = await self._first_kept("journal_entries", keep_bytes // 2)
             events_below = await self._first_kept("journal_events", keep_bytes // 2)
         deleted = 0
-        for sweep, below in ((sql.sweep_entries, entries_below), (sql.sweep_events, events_below)):
+        for sweep, below in (
+            (sweeping.sweep_entries, entries_below),
+            (sweeping.sweep_events, events_below),
+        ):
             upto, more = await self._run(partial(sweep, 0, before_ns, below))
             deleted += more
             while upto:
@@ -132,8 +136,8 @@ class SqlJournal(ABC):
                 deleted += more
         return deleted
 
-    async def _first_kept(self, table: sql.Table, room: int) -> int:
+    async def _first_kept(self, table: sweeping.Table, room: int) -> int:
         seq = _NEWEST
         while seq and room >= 0:
-            seq, room = await self._run(partial(sql.keep_newest, table, seq, room))
+            seq, room = await self._run(partial(sweeping.keep_newest, table, seq, room))
         return seq

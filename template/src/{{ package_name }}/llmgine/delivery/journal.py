@@ -59,7 +59,10 @@ class Entry:
     losses: int = 0
     """How often its worker was lost while it ran."""
     wait_ns: int = 0
-    """How far ahead `due_ns` was when it was set, to notice a clock that was set back."""
+    """How far ahead `due_ns` was when it was set, to notice a clock that was set back since.
+
+    0: `due_ns` is meant as a time of the wall clock.
+    """
     result: str | None = None
     error: str | None = None
     """What went wrong, as JSON; see `wire.error_data`."""

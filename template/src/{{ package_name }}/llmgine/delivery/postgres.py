@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from ..errors import JournalError, MissingExtraError
-from . import sql
+from . import _sql_sweep, sql
 from ._sql_journal import SqlJournal
 from .journal import Entry, Outcome
 from .sql import Dialect, Operation, Write
@@ -223,7 +223,7 @@ class PostgresJournal(SqlJournal):
 
     async def check(self) -> str:
         await self._run(sql.probe)
-        size_bytes = await self._run(partial(sql.used_bytes, POSTGRES))
+        size_bytes = await self._run(partial(_sql_sweep.used_bytes, POSTGRES))
         version = await self._run(_version)
         return f"PostgreSQL {version}, {self._name}, {size_bytes / 1e6:.1f} MB"
 

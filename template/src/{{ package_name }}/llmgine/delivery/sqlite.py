@@ -17,7 +17,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 from ..errors import JournalError
-from . import sql
+from . import _sql_sweep, sql
 from ._sql_journal import SqlJournal
 from .sql import Dialect, Operation
 
@@ -181,7 +181,7 @@ class SQLiteJournal(SqlJournal):
 
     async def check(self) -> str:
         await self._run(sql.probe)
-        size_bytes = await self._run(lambda: sql.used_bytes(SQLITE))
+        size_bytes = await self._run(lambda: _sql_sweep.used_bytes(SQLITE))
         return f"SQLite {sqlite3.sqlite_version}, {self.path}, {size_bytes / 1e6:.1f} MB"
 
     async def changed(self, timeout_s: float) -> None:
