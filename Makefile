@@ -15,7 +15,7 @@ RUNTIME := tests/app
 unexport PYTHONDONTWRITEBYTECODE VIRTUAL_ENV UV_PROJECT_ENVIRONMENT
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long check format bench sample clean
+.PHONY: help demo test test-long test-power check format bench sample clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -31,9 +31,12 @@ test: check $(LITELLM_READY) $(WORKFLOWS_READY) ## everything: the checks, then 
 	@echo "== tests of everything"
 	@$(BIN)/pytest
 
-test-long: $(READY) ## hunt for races in the bus: far more of what `test` has a few of (minutes)
-	@LLMGINE_TEST_LONG=1 $(BIN)/pytest --timeout 3600 \
+test-long: $(READY) ## hunt for races and faults: far more of what `test` has a few of (an hour)
+	@LLMGINE_TEST_LONG=1 $(BIN)/pytest --timeout 3600 tests/faults \
 		$(addprefix tests/runtime/bus/test_,state_machine.py simulation.py)
+
+test-power: $(READY) ## cut the power of a small virtual machine while it works (needs qemu)
+	@$(BIN)/python scripts/power.py $(ARGS)
 
 check: $(READY) ## format, lint, types and imports, on the runtime as it lies and on a render
 	@echo "== format and lint"

@@ -20,7 +20,12 @@ from ..delivery.wire import (
     result_from,
     result_json,
 )
-from ..errors import DeadlineExceededError, MessageUnreadableError, TransportError
+from ..errors import (
+    DeadlineExceededError,
+    MessageUnreadableError,
+    TransportError,
+    WorkerLostError,
+)
 from ..messages import Command, Envelope, Event, schema_name
 from .doing import Postponed
 from .handlers import CommandHandler
@@ -37,6 +42,8 @@ RESULT = "llmgine.result"
 REQUEST_S = 60.0
 # How soon to try a transport again that is away.
 RETRY_S = 1.0
+# How often a message may come, its retries counted, before it is taken for what ends its workers.
+MAX_TIMES = 20
 # Outgoing messages that one process sends at a time.
 SENDING = 64
 
@@ -168,16 +175,18 @@ class Remote:
                 if known is not None:
                     return Done()
                 here.note = json.dumps({"failures": times - 1})
-            ended: list[Outcome] = []
 
             async def settle(_: Entry, outcome: Outcome) -> bool:
-                ended.append(outcome)
                 if outcome.state != "ready":
                     await self._keep(here, outcome)
                 return True
 
             self._bus.tally.add()
             try:
+                if times > MAX_TIMES:
+                    lost = WorkerLostError(entry.name, losses=times - 1)
+                    await settle(here, delivery.ended("dead", lost))
+                    return Dead(error_data(lost))
                 envelope = self._catalogue.read(entry)
                 await delivery.do(here, envelope, handle, called=False, settle=settle)
             except Postponed as later:

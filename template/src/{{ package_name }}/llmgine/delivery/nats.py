@@ -66,8 +66,8 @@ class NatsTransport:
         *,
         prefix: str = "llmgine",
         shards: int = 8,
-        ack_wait_s: float = 30.0,
-        max_deliveries: int = 20,
+        ack_wait_s: float = 10.0,
+        max_deliveries: int = 25,
         duplicate_window_s: float = 120.0,
         claim_check_bytes: int = 256_000,
         keep_s: float = 7 * 86_400.0,
@@ -81,7 +81,8 @@ class NatsTransport:
             prefix: begins the names of all streams and subjects; two applications need two.
             shards: how many keyed messages of one name can be handled at the same time.
             ack_wait_s: a process that was silent so long has lost what it had in hand.
-            max_deliveries: a message that was handed out so often, retries counted, is dead.
+            max_deliveries: a message that was handed out so often, retries counted, is dead; the
+                bus gives up before, and tells who sent it.
             duplicate_window_s: within it, a message that is sent twice is stored once.
             claim_check_bytes: larger messages go to the object store, and a reference is sent.
             keep_s: how long events, and results that nobody fetched, are kept.
