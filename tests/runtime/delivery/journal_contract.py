@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from app.llmgine.delivery.journal import Entry, Journal, LoggedEvent, Outcome, State, Worker
-from app.llmgine.errors import JournalError
+from app.llmgine.errors import BusError, JournalError
 from app.llmgine.messages import new_id
 
 MakeJournal = Callable[[], Awaitable[Journal]]
@@ -288,7 +288,7 @@ class JournalContract:
         def commit(connection: Any) -> Any:
             return connection.execute("COMMIT")
 
-        with pytest.raises(JournalError, match="ended the transaction"):
+        with pytest.raises(BusError, match="ended the transaction"):
             await journal.append([entry()], writes=[commit])
 
     async def test_a_lost_entry_is_not_settled(self, journal: Journal) -> None:

@@ -480,6 +480,14 @@ async def test_work_without_a_handler_is_parked_and_told_until_somebody_handles_
     assert result == 3
 
 
+class Socket:
+    """Something that pydantic knows nothing of."""
+
+
+class Connect(Command[Socket]):
+    durable = True
+
+
 async def test_wrong_registrations_of_durable_messages_are_told_at_the_start(make: Make):
     class Add(Command[int]):
         durable = True
@@ -492,10 +500,11 @@ async def test_wrong_registrations_of_durable_messages_are_told_at_the_start(mak
     bus.register_command_handler(Add, lambda command: 1)
     bus.register_command_handler(Order, lambda command: command.item)
     bus.register_batch_handler(Ordered, batch, size=2, within_s=1)
+    bus.register_command_handler(Connect, lambda command: Socket())
     without_journal = MessageBus()
     without_journal.register_command_handler(Order, lambda command: command.item)
 
-    with pytest.raises(BusStartError, match=r"(?s)both stored as 'Order'.*in batches"):
+    with pytest.raises(BusStartError, match=r"(?s)both stored as 'Order'.*in batches.*of Connect"):
         await bus.start()
     with pytest.raises(BusStartError, match="no journal to keep it in"):
         await without_journal.start()

@@ -188,3 +188,11 @@ def test_the_libraries_are_imported_when_they_are_needed(library: str) -> None:
 
     assert done.stderr == ""
     assert ("uv sync --extra postgres" in done.stdout) == (library == "asyncpg")
+
+
+@pytest.mark.parametrize("password", ["pa#s3cret", "s3[cret", "12/s3cret"])
+def test_an_address_that_cannot_be_read_is_told_without_the_password(password: str) -> None:
+    with pytest.raises(JournalError, match="%23") as told:
+        PostgresJournal(f"postgresql://u:{password}@h/db")
+
+    assert "s3" not in str(told.value)

@@ -33,7 +33,7 @@ from ..messages import (
 )
 from ..threads import DaemonThreads
 from .approvals import Approvals
-from .doing import Postponed
+from .doing import Postponed, current_doing
 from .failures import FAILURES, CommandResultEvent, DeadLetters, tell_error, tell_result
 from .handlers import (
     CommandHandler,
@@ -427,7 +427,8 @@ class MessageBus(Registry):
             BusError: called from a handler, which would wait for itself.
         """
         task = asyncio.current_task()
-        if _current.get() in self._running or any(task in lane.workers for lane in self.lanes()):
+        handles = _current.get() in self._running or current_doing() is not None
+        if handles or any(task in lane.workers for lane in self.lanes()):
             raise BusError(
                 "A handler cannot wait for the bus to be idle: it would wait for itself."
             )
@@ -488,11 +489,13 @@ class MessageBus(Registry):
                 logger.warning("Stopped with work left: %s", report)
             self.state = "stopped"
             self._threads.close()
-            if self.transport is not None:
-                await self.transport.aclose()
-            if self.delivery is not None:
-                await self.delivery.stop()
-            self._stopped.set()
+            try:
+                if self.transport is not None:
+                    await self.transport.aclose()
+            finally:
+                if self.delivery is not None:
+                    await self.delivery.stop()
+                self._stopped.set()
         return report
 
     async def _abandon(self, report: StopReport) -> StopReport:

@@ -22,6 +22,8 @@ class Postponed(BaseException):
     No `Exception`, for it is no failure: policies and handlers let it pass.
     """
 
+    is_failure = False
+
     def __init__(
         self,
         state: Literal["ready", "waiting"],
@@ -55,7 +57,9 @@ class Doing:
     def __init__(self, entry: Entry, message: Message) -> None:
         self.entry = entry
         self.message = message
-        self.note: dict[str, Any] = json.loads(entry.note) if entry.note else {}
+        # The first attempt of one that is tried anew knows nothing of those before.
+        note = entry.note if entry.attempt > 1 else None
+        self.note: dict[str, Any] = json.loads(note) if note else {}
         self.outbox: list[Entry] = []
         self.events: list[LoggedEvent] = []
         self.writes: list[Callable[[Any], Any]] = []

@@ -16,6 +16,8 @@ from time import time_ns
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
 
+from pydantic.errors import PydanticUserError
+
 from ..clock import SystemClock, Timer, sleep
 from ..delivery.journal import (
     SUSPECT_LOSSES,
@@ -28,7 +30,7 @@ from ..delivery.journal import (
     State,
     Worker,
 )
-from ..delivery.wire import Catalogue, error_data, result_json
+from ..delivery.wire import Catalogue, error_data, result_adapter, result_json
 from ..errors import BusError, DeliveryError, JournalError, MessageUnreadableError, WorkerLostError
 from ..messages import Command, Envelope, Event, Message, _current, schema_name
 from .doing import Doing, Postponed, doing
@@ -82,7 +84,7 @@ class Delivery:
         self.upkeep = Upkeep(self, lease_s)
         self.remote: Remote | None = None
         # The entries that are done here, or are about to be, by their ids.
-        self.held: set[str] = set()
+        self.held: dict[str, Entry] = {}
         self.troubles: dict[str, str] = {}
         self._work = work
         self._draining = self._stopping = False
@@ -126,8 +128,8 @@ class Delivery:
         wanted: Any = handler.binding.message_type
         self.know(wanted)
         try:
-            result_json(wanted, None)
-        except Exception as error:
+            result_adapter(wanted)
+        except PydanticUserError as error:
             raise BusError(f"Results of {wanted.__name__} cannot be stored: {error}") from error
 
         async def handle(envelope: Envelope) -> Any:
@@ -153,7 +155,11 @@ class Delivery:
             )
 
         async def handle(envelope: Envelope) -> None:
-            await lane.run(envelope.message)
+            try:
+                await lane.run(envelope.message)
+            except Exception:
+                lane.failed += 1
+                raise
             lane.handled += 1
 
         self._lanes[lane] = f"event {name}"
@@ -237,10 +243,13 @@ class Delivery:
     async def drain(self) -> None:
         """Claim nothing more, and leave to others what did not begin yet."""
         self._draining = True
-        for route in self.routes.values():
-            for entry in route.take_waiting():
-                self.let_go(route, entry)
-                await self.give_back(entry)
+        async with self._claiming:  # What is just being claimed comes in before.
+            waiting = [
+                (route, entry) for route in self.routes.values() for entry in route.take_waiting()
+            ]
+        for route, entry in waiting:
+            self.let_go(route, entry)
+            await self.give_back(entry)
 
     def abandon(self) -> None:
         """From now on, what is cancelled is left to others, and not failed."""
@@ -267,6 +276,20 @@ class Delivery:
 
     # Claiming.
 
+    async def accept(
+        self,
+        entries: Sequence[Entry],
+        events: Sequence[LoggedEvent] = (),
+        *,
+        owner: str | None = None,
+    ) -> list[Appended]:
+        """Append what is sent here; a stop waits until it is known what became of it."""
+        self.bus.tally.add()
+        try:
+            return await self.journal.append(entries, events, owner=owner)
+        finally:
+            self.bus.tally.remove()
+
     def owner_for(self, entries: Sequence[Entry]) -> str | None:
         """Who owns what is appended now: this process, unless it has its hands full."""
         if not self.working:
@@ -280,7 +303,7 @@ class Delivery:
     def begin(self, entries: Sequence[Entry], appended: Sequence[Appended]) -> None:
         """Do what was appended here and is owned here."""
         for entry, became in zip(entries, appended, strict=True):
-            if became == "owned":
+            if became == "owned" and not self._stopping:
                 entry.state, entry.owner, entry.attempt = "running", self.worker.id, 1
                 self._take(entry)
             elif became == "queued":
@@ -304,17 +327,22 @@ class Delivery:
     def _take(self, entry: Entry) -> None:
         route = self.routes[entry.route]
         route.in_hand += 1
-        self.held.add(entry.id)
+        self.held[entry.id] = entry
         self.bus.tally.add()
         route.put(entry)
 
     def let_go(self, route: Route, entry: Entry) -> None:
         """The entry is no longer in hand."""
         route.in_hand -= 1
-        self.held.discard(entry.id)
+        self.loosen(entry)
         self.bus.tally.remove()
         if route.name in self._hungry and route.in_hand <= route.capacity * 3 // 4:
             self._wake.set()
+
+    def loosen(self, entry: Entry) -> None:
+        """It is not done here any more, unless it was claimed again meanwhile."""
+        if self.held.get(entry.id) is entry:
+            del self.held[entry.id]
 
     @property
     def in_hand(self) -> int:
@@ -330,8 +358,6 @@ class Delivery:
                 suspects = await self._claimed(suspects=True)
                 self._suspect_in_hand = self.upkeep.suspects_wait = bool(suspects)
                 found += suspects
-            for entry in found:
-                self._take(entry)
         self._hungry = {one.name for one in self.routes.values() if one.in_hand >= one.capacity}
         if not found or self._hungry:
             await self._wake.wait()
@@ -342,9 +368,12 @@ class Delivery:
         if not self.working or not room:
             return []
         limit = 1 if suspects else MAX_CLAIMED
-        return await self.journal.claim(
+        claimed = await self.journal.claim(
             self.worker.id, room, limit, self.now_ns(), suspects=suspects
         )
+        for entry in claimed:  # At once, or a later one of its key might come before.
+            self._take(entry)
+        return claimed
 
     async def _watch(self) -> None:
         await self.journal.changed(POLL_S)
@@ -384,25 +413,31 @@ class Delivery:
         """Do an entry that nobody here waits for."""
         postponed = False
         try:
-            if entry.losses >= MAX_LOSSES:
-                raise WorkerLostError(entry.name, losses=entry.losses)
-            envelope = self.catalogue.read(entry)
-            settle = None if entry.key is None else partial(self.settle_at, route)
-            await self.do(entry, envelope, handle, called=False, settle=settle)
+            if (envelope := await self._read(entry)) is not None:
+                settle = None if entry.key is None else partial(self.settle_at, route)
+                await self.do(entry, envelope, handle, called=False, settle=settle)
         except Postponed:
             postponed = True
-        except MessageUnreadableError as error:
-            logger.error("Parked %s %s: %s", entry.name, entry.id, error)
-            await self.settle(entry, self.ended("parked", error))
-        except WorkerLostError as error:
-            logger.error("%s", error)
-            await self.settle(entry, self.ended("dead", error))
         except (Exception, CancelledError) as error:
             if self._stopping:
                 raise
             logger.error("%s failed on %s %s", route.name, entry.name, entry.id, exc_info=error)
         finally:
             self.over(route, entry, postponed=postponed)
+
+    async def _read(self, entry: Entry) -> Envelope | None:
+        """The message to be handled; `None` if it cannot be, which is then its end."""
+        try:
+            if entry.losses >= MAX_LOSSES:
+                raise WorkerLostError(entry.name, losses=entry.losses)
+            return self.catalogue.read(entry)
+        except MessageUnreadableError as error:
+            logger.error("Parked %s %s: %s", entry.name, entry.id, error)
+            await self.settle(entry, self.ended("parked", error))
+        except WorkerLostError as error:
+            logger.error("%s", error)
+            await self.settle(entry, self.ended("dead", error))
+        return None
 
     def over(self, route: Route, entry: Entry, *, postponed: bool = False) -> None:
         """The entry is no longer in hand, and the next of its key goes on."""
@@ -457,13 +492,15 @@ class Delivery:
         envelope.mark(attempt=entry.attempt, idempotency_key=key)
         token, caused = doing.set(one), _current.set(envelope)
         try:
-            result = await handle(envelope)
+            try:
+                result = await handle(envelope)
+            finally:
+                one.closed = True  # What a task of the handler still sends goes by itself.
             text = None
             if isinstance(envelope.message, Command):
                 text = result_json(type(envelope.message), result)
             outcome = one.outcome("done", self.now_ns(), result=text)
-            outcome.events = self.log.take(one.events)
-            kept = await settle(entry, outcome)
+            kept = await self._commit(one, outcome, settle)
         except Postponed as later:
             outcome = one.postponed(later, self.now_ns())
             if await settle(entry, outcome):
@@ -479,12 +516,22 @@ class Delivery:
                     tell_dead(self.bus, envelope, entry.id, entry.route, error)
             raise
         finally:
-            one.closed = True
             doing.reset(token)
             _current.reset(caused)
         if kept:
             self._tell(one, outcome)
         return result
+
+    async def _commit(
+        self, one: Doing, outcome: Outcome, settle: Callable[[Entry, Outcome], Awaitable[bool]]
+    ) -> bool:
+        kept, outcome.events = False, self.log.take(one.events)
+        try:
+            kept = await settle(one.entry, outcome)
+        finally:
+            if not kept:
+                self.log.put_back(outcome.events, one.events)
+        return kept
 
     def _tell(self, one: Doing, outcome: Outcome) -> None:
         if outcome.outbox:
@@ -519,10 +566,11 @@ class Delivery:
         entries: Sequence[Entry],
         events: Sequence[LoggedEvent],
         writes: Sequence[Callable[[Any], Any]],
-    ) -> None:
-        """Append them, however long the journal is away."""
-        await self._insist(lambda: self.journal.append(entries, events, writes=writes))
+    ) -> bool:
+        """Append them, however long the journal is away; `False` if the first was there before."""
+        became = await self._insist(lambda: self.journal.append(entries, events, writes=writes))
         self.wake_at(0)
+        return became[0] != "duplicate"
 
     def tell_settled(self, entry_id: str) -> None:
         """Wake who waits for that entry."""

@@ -52,6 +52,7 @@ class EventLog:
     def entry(self, envelope: Envelope) -> LoggedEvent:
         """The event as it is logged."""
         message = envelope.message
+        self._delivery.catalogue.add(type(message))  # To read it again, if no handler names it.
         return LoggedEvent(
             id=envelope.id,
             name=schema_name(type(message)),
@@ -70,6 +71,9 @@ class EventLog:
             self.lost += 1
             if self.lost == 1:
                 logger.error("The journal is away too long: the event log loses its oldest events")
+        self._write_soon()
+
+    def _write_soon(self) -> None:
         if self._writing is None or self._writing.done():
             self._writing = asyncio.get_running_loop().create_task(self._write(), context=Context())
 
@@ -81,6 +85,11 @@ class EventLog:
         self._waiting.clear()
         return [*before, *events]
 
+    def put_back(self, taken: Sequence[LoggedEvent], own: Sequence[LoggedEvent]) -> None:
+        """They were not committed: what `take` put before a message's own events waits again."""
+        self._waiting.extendleft(reversed(taken[: len(taken) - len(own)]))
+        self._write_soon()
+
     async def _write(self) -> None:
         while self._waiting:
             batch = list(self._waiting)
@@ -89,6 +98,8 @@ class EventLog:
                 await self._delivery.journal.append([], batch)
             except JournalError as error:
                 self._waiting.extendleft(reversed(batch))
+                if self._delivery.bus.state == "stopped":
+                    return
                 self._delivery.trouble("event log", error)
                 await asyncio.sleep(RETRY_S)
             else:
@@ -98,9 +109,9 @@ class EventLog:
         """Write what waits. Raises: JournalError."""
         if self._writing is not None:
             await asyncio.wait([self._writing], timeout=RETRY_S)
-        if self._waiting:
-            await self._delivery.journal.append([], list(self._waiting))
+        if waiting := list(self._waiting):
             self._waiting.clear()
+            await self._delivery.journal.append([], waiting)
 
     async def read(self, after: int | None, session_id: str | None) -> AsyncIterator[Told]:
         """The events after that cursor, then those that come; from now on if it is `None`.

@@ -92,6 +92,8 @@ class KeptApprovals:
                     at=_time(decision["at_ns"]),
                     outcome=decision["outcome"],
                 )
+            if await self._expired(entry):
+                continue
             rule = self._rule(entry, int(number))
             if rule is None:
                 raise UnknownApprovalError(approval_id)
@@ -102,13 +104,20 @@ class KeptApprovals:
 
     async def expire(self) -> None:
         """Decide what nobody decided in time, as its rule says."""
-        now_ns, after = self._delivery.now_ns(), 0
+        after = 0
         while page := await self._delivery.journal.find(["waiting"], after_seq=after, limit=PAGE):
             for entry in page:
-                number, question = _open_question(entry)
-                if question is not None and (question["expires_ns"] or now_ns + 1) <= now_ns:
-                    await self._end(entry, number, "expired", question["otherwise"] == "approve")
+                await self._expired(entry)
             after = page[-1].seq
+
+    async def _expired(self, entry: Entry) -> bool:
+        """Whether its time is over; then that is its end."""
+        number, question = _open_question(entry)
+        expires_ns = None if question is None else question["expires_ns"]
+        if question is None or expires_ns is None or expires_ns > self._delivery.now_ns():
+            return False
+        await self._end(entry, number, "expired", question["otherwise"] == "approve")
+        return True
 
     async def _end(
         self,

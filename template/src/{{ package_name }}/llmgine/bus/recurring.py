@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import json
+import logging
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 from ..delivery.journal import OPEN, Entry, Outcome
 from ..delivery.wire import envelope_json, error_data
-from ..errors import BusError, MessageUnreadableError
+from ..errors import BusError, JournalError, MessageUnreadableError
 from ..messages import Envelope
 from .schedule import cron_times
 
@@ -18,7 +19,11 @@ if TYPE_CHECKING:
     from .durable import Delivery
     from .route import Route
 
+logger = logging.getLogger(__name__)
+
 SCHEDULE = "schedule"
+# How soon to look again whether the last occurrence still runs, if the journal does not say.
+RETRY_NS = 1_000_000_000
 
 
 class Recurring:
@@ -48,25 +53,34 @@ class Recurring:
     async def change(self, entry: Entry) -> None:
         """Let a schedule of the same id go by this rule and with this message from now on."""
         journal = self._delivery.journal
-        known = await journal.get(entry.id)
-        if known is None or known.route != SCHEDULE:
-            return
-        old, new = json.loads(known.note or "{}"), json.loads(entry.note or "{}")
-        same = all(old.get(name) == new.get(name) for name in ("every_ns", "cron", "timezone"))
-        if same and known.payload == entry.payload:
-            return
-        if await journal.drop(entry.id, ["ready"]):
-            await journal.append([entry])
+        while (known := await journal.get(entry.id)) is not None:
+            if known.route != SCHEDULE or (known.state in OPEN and _same(known, entry)):
+                return
+            if await journal.drop(entry.id, ["ready", "parked", "dead"]):
+                break
+            await self._delivery.news(entry.id)  # It is due right now.
+        await journal.append([entry])
 
     async def _work(self, route: Route, entry: Entry) -> None:
         delivery = self._delivery
         try:
-            outcome = await self._outcome(entry)
+            outcome = await self._decided(entry)
             await delivery.settle(entry, outcome)
             delivery.wake_at(0)
             delivery.wake_at(outcome.due_ns)
         finally:
             delivery.over(route, entry)
+
+    async def _decided(self, entry: Entry) -> Outcome:
+        try:
+            return await self._outcome(entry)
+        except JournalError as error:
+            logger.warning("%s", error)
+            now_ns = self._delivery.now_ns()
+            return Outcome(state="ready", at_ns=now_ns, due_ns=now_ns + RETRY_NS, counts=False)
+        except Exception as error:
+            logger.exception("The schedule %s cannot go on", entry.id)
+            return self._delivery.ended("dead", error)
 
     async def _outcome(self, entry: Entry) -> Outcome:
         delivery, rule = self._delivery, json.loads(entry.note or "{}")
@@ -78,7 +92,7 @@ class Recurring:
         before = await delivery.journal.get(rule["last"]) if "last" in rule else None
         outbox: list[Entry] = []
         if before is None or before.state not in OPEN:
-            rule["last"] = f"{entry.id}@{entry.due_ns}"
+            rule["last"] = f"{entry.id}@{entry.due_ns or now_ns}"
             occurrence = Envelope(scheduled.message, scheduled, key=rule["key"])
             outbox.append(
                 Entry(
@@ -112,6 +126,12 @@ class Recurring:
         if following is None:
             raise BusError(f"cron={rule['cron']!r} does not come in the next 50 years.")
         return _ns(following)
+
+
+def _same(one: Entry, other: Entry) -> bool:
+    old, new = json.loads(one.note or "{}"), json.loads(other.note or "{}")
+    rule = ("every_ns", "cron", "timezone")
+    return one.payload == other.payload and all(old.get(name) == new.get(name) for name in rule)
 
 
 def _timezone_name(timezone: tzinfo) -> str:

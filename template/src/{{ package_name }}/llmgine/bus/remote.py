@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from .bus import MessageBus
     from .durable import Delivery
     from .route import Handle, Route
+
+logger = logging.getLogger(__name__)
 
 RELAY = "relay"
 # The name of what brings a result home; no class has it.
@@ -118,6 +121,9 @@ class Remote:
                 error=error_data(error),
             )
             delivery.wake_at(outcome.due_ns)
+        except Exception as error:
+            logger.error("%s %s cannot be sent: %s", entry.name, entry.id, error)
+            outcome = delivery.ended("dead", error)
         await delivery.settle_at(route, entry, outcome)
         delivery.over(route, entry, postponed=outcome.state == "ready")
 
@@ -177,9 +183,7 @@ class Remote:
                 here.note = json.dumps({"failures": times - 1})
 
             async def settle(_: Entry, outcome: Outcome) -> bool:
-                if outcome.state != "ready":
-                    await self._keep(here, outcome)
-                return True
+                return outcome.state == "ready" or await self._keep(here, outcome)
 
             self._bus.tally.add()
             try:
@@ -201,8 +205,8 @@ class Remote:
 
         return deliver
 
-    async def _keep(self, here: Entry, outcome: Outcome) -> None:
-        """Put what arrived, and what became of it, into this journal."""
+    async def _keep(self, here: Entry, outcome: Outcome) -> bool:
+        """Put what arrived, and what became of it, into this journal, unless it is there."""
         assert self._delivery is not None
         outcome = self.with_result(here, outcome)
         over = outcome.state in {"done", "dead", "failed"}
@@ -215,7 +219,8 @@ class Remote:
             note=outcome.note,
             finished_ns=outcome.at_ns if over else None,
         )
-        await self._delivery.append_all([kept, *outcome.outbox], outcome.events, outcome.writes)
+        entries = [kept, *outcome.outbox]
+        return await self._delivery.append_all(entries, outcome.events, outcome.writes)
 
     def with_result(self, entry: Entry, outcome: Outcome) -> Outcome:
         """The outcome, with the result on its way to the machine that sent the command."""
@@ -225,7 +230,7 @@ class Remote:
         if node is None:
             return outcome
         told = {
-            "id": entry.id.partition("/")[0],
+            "id": entry.id.removesuffix(f"/{entry.route}"),
             "state": outcome.state,
             "result": outcome.result,
             "error": outcome.error,

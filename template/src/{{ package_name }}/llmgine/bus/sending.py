@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta, tzinfo
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from .durable import Delivery
 
 PUBLISH = "publish"
+# Where the nanoseconds end that a database can count.
+NEVER_S = 2**63 / 1e9
 
 
 class Sending:
@@ -88,12 +91,16 @@ class Sending:
             doing.events.append(told)
             doing.after.append((envelope, hearing))
             return ()
-        owner = delivery.owner_for(entries)
-        events = delivery.log.take([told])
-        delivery.begin(
-            entries, became := await delivery.journal.append(entries, events, owner=owner)
-        )
-        return () if became and became[0] == "duplicate" else hearing
+        events, duplicate = delivery.log.take([told]), True
+        try:
+            owner = delivery.owner_for(entries)
+            became = await delivery.accept(entries, events, owner=owner)
+            duplicate = became[:1] == ["duplicate"]
+        finally:
+            if duplicate:
+                delivery.log.put_back(events, [told])
+        delivery.begin(entries, became)
+        return () if duplicate else hearing
 
     def relay(self, envelope: Envelope, kind: str, entry_id: str | None = None) -> Entry:
         """The message as it waits to be sent over the transport."""
@@ -126,7 +133,7 @@ class Sending:
         if (doing := current_doing()) is not None:
             doing.outbox.append(entry)
             return Receipt(entry.id, name)
-        [became] = await delivery.journal.append([entry], owner=delivery.owner_for([entry]))
+        [became] = await delivery.accept([entry], owner=delivery.owner_for([entry]))
         if became == "duplicate" and entry.route == SCHEDULE:
             await self._recurring.change(entry)
         delivery.begin([entry], [became])
@@ -144,6 +151,8 @@ class Sending:
             raise BusError(f"{name!r} is streamed: sent, it would have no reader.")
         if at is not None and at.utcoffset() is None:
             raise BusError(f"at={at} has no timezone. Give it one: at.replace(tzinfo=UTC).")
+        if at is not None and at.timestamp() >= NEVER_S:
+            raise BusError(f"at={at} is too far away: the journal counts up to the year 2262.")
         if every is not None and cron is not None:
             raise BusError(f"{name!r} needs one of every= and cron=, not both.")
         if every is not None and every <= timedelta(0):
@@ -157,11 +166,11 @@ class Sending:
         if handler is None:
             entry = self.relay(envelope, "command", entry_id)
             delivery.know(type(command))  # type: ignore[arg-type]  # a command
-            delivery.begin([entry], await delivery.journal.append([entry]))
+            delivery.begin([entry], await delivery.accept([entry]))
             return await self.wait(entry.id, type(command), None)
         entry = self.entry(envelope, f"command {name}", entry_id)
         owner = delivery.worker.id
-        [became] = await delivery.journal.append([entry], owner=owner)
+        [became] = await delivery.accept([entry], owner=owner)
         if became != "owned":
             return await self._ended_before(entry, type(command))
         entry.state, entry.owner, entry.attempt = "running", owner, 1
@@ -169,20 +178,22 @@ class Sending:
         async def handle(envelope: Envelope) -> Any:
             return await delivery.bus.run(handler, envelope)
 
-        delivery.held.add(entry.id)
+        delivery.held[entry.id] = entry
         try:
-            return await delivery.do(entry, envelope, handle, called=True)
-        except Postponed:
-            return await self.wait(entry.id, type(command), None)
+            with suppress(Postponed):
+                return await delivery.do(entry, envelope, handle, called=True)
         finally:
-            delivery.held.discard(entry.id)
+            delivery.loosen(entry)
+        return await self.wait(entry.id, type(command), None)
 
     async def _ended_before(self, entry: Entry, command_type: type[Message]) -> Any:
         """The result of the one that was kept before; one that failed is tried again."""
-        if await self._delivery.journal.amend(
-            entry.id, was=["failed"], state="ready", at_ns=self._delivery.now_ns(), fresh=True
+        delivery = self._delivery
+        at_ns = delivery.now_ns()
+        if await delivery.journal.amend(
+            entry.id, was=["failed", "dead"], state="ready", at_ns=at_ns, fresh=True
         ):
-            self._delivery.wake_at(0)
+            delivery.wake_at(0)
         return await self.wait(entry.id, command_type, None)
 
     async def result(self, receipt: Receipt[Any], timeout_s: float | None) -> Any:

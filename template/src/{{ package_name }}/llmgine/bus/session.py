@@ -50,7 +50,7 @@ class Session(Registrar):
 
         Raises:
             HandlerExistsError: the session already answers this command.
-            BusError: the handler does not fit the message.
+            BusError: the handler does not fit the message, or the command is durable.
         """
         if self._state == ENDED:
             self._check_open()
@@ -59,6 +59,11 @@ class Session(Registrar):
             in_order = replace(binding, lane={"concurrency": 1, **binding.lane})
             self.lanes.append((message_type, self._bus.make_lane(in_order, self.tally)))
             self.routes.clear()
+        elif message_type.durable:
+            raise BusError(
+                f"{message_type.__name__!r} is durable and outlives every session. Register its "
+                "handler on the bus, in bootstrap.py."
+            )
         elif message_type in self.commands:
             raise HandlerExistsError(
                 f"Session {self.id!r} already has a handler for {message_type.__name__!r}."

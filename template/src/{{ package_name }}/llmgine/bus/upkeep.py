@@ -144,10 +144,12 @@ class Upkeep:
 
     async def _unpark(self) -> None:
         """Hand out again what can be read and handled here after all."""
-        for entry in await self._delivery.journal.find(["parked"], limit=PAGE):
-            if entry.route in self._delivery.routes and self._readable(entry):
-                await self._amend(entry, "ready")
-                self._delivery.wake_at(0)
+        parked = {one.route for one in self.snapshot if one.counts.get("parked")}
+        for route in parked & self._delivery.routes.keys():
+            for entry in await self._delivery.journal.find(["parked"], route=route, limit=PAGE):
+                if self._readable(entry):
+                    await self._amend(entry, "ready")
+                    self._delivery.wake_at(0)
 
     def _readable(self, entry: Entry) -> bool:
         try:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
@@ -15,6 +17,7 @@ from .sql import Dialect, Operation, Write
 
 T = TypeVar("T")
 
+REWIND_EVERY_S = 2.0
 # A database takes no larger number.
 _NEWEST = 2**63 - 1
 
@@ -25,6 +28,7 @@ class SqlJournal(ABC):
     dialect: ClassVar[Dialect]
     node: str = ""
     _newest_now_ns: int = _NEWEST
+    _rewound_at_s: float = -math.inf
 
     @abstractmethod
     async def _run(
@@ -58,8 +62,13 @@ class SqlJournal(ABC):
     async def claim(
         self, owner: str, routes: Mapping[str, int], limit: int, now_ns: int, *, suspects: bool
     ) -> list[Entry]:
-        # The first claim looks too: the clock may have been set back while nobody worked.
-        rewind, self._newest_now_ns = now_ns < self._newest_now_ns, now_ns
+        # The first claim looks too: the clock may have been set back while nobody worked. And now
+        # and then, for what was settled by the old clock may have come after the claim that looked.
+        now_s = time.monotonic()
+        rewind = now_ns < self._newest_now_ns or now_s >= self._rewound_at_s + REWIND_EVERY_S
+        self._newest_now_ns = now_ns
+        if rewind:
+            self._rewound_at_s = now_s
         if not routes or limit < 1:
             return []
         return await self._run(

@@ -16,7 +16,7 @@ from importlib import import_module
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from ..errors import JournalError, MissingExtraError
+from ..errors import BusError, JournalError, MissingExtraError
 from . import _sql_sweep, sql
 from ._sql_journal import SqlJournal
 from .journal import Entry, Outcome
@@ -153,9 +153,22 @@ async def _write(connection: Any, write: Write) -> None:
             raise
         raise _WriteError from error
     if not connection.is_in_transaction():
-        raise JournalError(
+        raise _WriteError from BusError(
             f"{write!r} ended the transaction it was called in. Leave that to the journal."
         )
+
+
+def _place(url: str) -> str:
+    """Where the database is, without the login. Raises: JournalError: the address is none."""
+    with suppress(ValueError):
+        parts = urlsplit(url)
+        if "@" not in parts.path:
+            return f"{parts.hostname or 'localhost'}:{parts.port or 5432}{parts.path}"
+    raise JournalError(
+        "The address of the Postgres journal cannot be read. Write it as "
+        "postgresql://user:password@host:5432/database, and what is special in the user and the "
+        "password as %XX: / is %2F, # is %23, @ is %40."
+    )
 
 
 @dataclass(slots=True)
@@ -177,8 +190,7 @@ class PostgresJournal(SqlJournal):
     def __init__(self, url: str, *, pool_size: int = 8) -> None:
         """`pool_size`: connections at most; one more listens."""
         self._url = url
-        parts = urlsplit(url)
-        self._name = f"{parts.hostname or 'localhost'}:{parts.port or 5432}{parts.path}"
+        self._name = _place(url)
         self._pool_size = pool_size
         self._pool: Any = None
         self._me = uuid.uuid4().hex

@@ -160,7 +160,7 @@ _CANDIDATES = """
                 SELECT 1 FROM journal_entries f
                 WHERE f.route = e.route AND f.key = e.key AND f.finished_ns IS NULL
                     AND f.seq < e.seq AND f.owner IS NULL
-                    AND (f.state <> 'ready' OR NOT f.losses {losses}
+                    AND (f.state <> 'ready' OR (f.wake_ns = 0 AND NOT f.losses {losses})
                         OR (f.attempt > 0 AND f.wake_ns > 0))
             ))
         ORDER BY e.seq LIMIT ${most}

@@ -16,7 +16,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
-from ..errors import JournalError
+from ..errors import BusError, JournalError
 from . import _sql_sweep, sql
 from ._sql_journal import SqlJournal
 from .sql import Dialect, Operation
@@ -122,7 +122,7 @@ def _write(connection: sqlite3.Connection, write: Callable[[sqlite3.Connection],
     except Exception as error:
         raise _WriteError from error
     if not connection.in_transaction:
-        raise JournalError(
+        raise _WriteError from BusError(
             f"{write!r} ended the transaction it was called in. Leave that to the journal."
         )
 

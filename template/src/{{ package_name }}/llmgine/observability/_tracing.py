@@ -264,8 +264,9 @@ class LiveSpan:
         traceback: TracebackType | None,
     ) -> None:
         try:
-            # A generator that is closed early has not failed.
-            if error is not None and not isinstance(error, GeneratorExit):
+            # A generator that is closed early has not failed, nor what is put off until later.
+            failed = error is not None and getattr(error, "is_failure", True)
+            if error is not None and failed and not isinstance(error, GeneratorExit):
                 self._fail_by(error)
             self._span.end()
         finally:
