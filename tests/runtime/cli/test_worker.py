@@ -16,6 +16,7 @@ import pytest
 
 from app.llmgine.delivery.journal import Entry
 from app.llmgine.delivery.sqlite import SQLiteJournal
+from app.llmgine.interfaces.cli.worker import TOGETHER_S
 from app.llmgine.messages import Command
 from app.llmgine.settings import RuntimeSettings
 
@@ -268,7 +269,7 @@ async def test_a_handler_that_holds_on_does_not_keep_the_process(
     assert "error: a handler holds on 2.1 s after the signal" in stderr
 
 
-async def test_a_second_signal_ends_it_at_once(
+async def test_a_signal_that_comes_twice_is_one_and_a_later_one_ends_it_at_once(
     start: Start, send: Callable[..., Awaitable[str]], tmp_path: Path
 ) -> None:
     entry_id = await send(Hold(name="long"))
@@ -276,7 +277,9 @@ async def test_a_second_signal_ends_it_at_once(
         await worker.hears("started")
         await worker.began("long")
         worker.stop()
+        worker.stop()
         await worker.hears("stopping")
+        await asyncio.sleep(TOGETHER_S)
         worker.stop()
 
         code, _ = await worker.ended()

@@ -443,6 +443,40 @@ async def test_a_command_that_nobody_handles_is_told_so(site: Site) -> None:
 
 
 @on(["sqlite+nats"])
+@pytest.mark.parametrize("first", ["sender", "receiver"])
+async def test_a_dead_letter_can_be_resent_at_either_machine_and_both_then_know_the_result(
+    site: Site, first: str
+) -> None:
+    done: list[str] = []
+
+    async def work(command: Work) -> str:
+        done.append(command.item)
+        if len(done) == 1:
+            raise RefusedError(1)
+        return "mended"
+
+    worker = await site.worker(2, work)
+    client = await site.client()
+    receipt = await client.send(Work(item="x"))
+    with pytest.raises(RefusedError):
+        await client.result(receipt, timeout_s=SOON_S)
+    assert client.journal is not None
+    assert worker.journal is not None
+    [there] = await worker.journal.find(["dead"], route="command Work")
+    if first == "receiver":
+        await worker.dead_letters.resend(there.id)
+        async with asyncio.timeout(SOON_S):
+            while not await client.journal.find(["done"], route="relay"):  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+    else:
+        await client.dead_letters.resend(receipt.id)
+
+    assert await client.result(receipt, timeout_s=SOON_S) == "mended"
+    assert await worker.journal.find(["dead"]) == []
+    assert done == ["x", "x"]
+
+
+@on(["sqlite+nats"])
 async def test_a_durable_command_without_a_handler_here_is_executed_by_whoever_has_one(
     site: Site,
 ) -> None:

@@ -521,8 +521,12 @@ async def test_misuse_is_told_with_the_fix(make: Make):
             await bus.send(Add(a=1), every=timedelta(1), cron="* * * * *")
         with pytest.raises(BusError, match="has no timezone"):
             await bus.send(Add(a=1), at=FakeClock().now().replace(tzinfo=None))
-        with pytest.raises(BusError, match="must be positive"):
+        with pytest.raises(BusError, match="must be a positive timedelta"):
             await bus.send(Add(a=1), every=timedelta(0))
+        with pytest.raises(BusError, match="key=5 must be a text"):
+            await bus.send(Add(a=1), key=5)  # type: ignore[arg-type]  # what is refused
+        with pytest.raises(BusError, match="id='' must be a text"):
+            await bus.send(Add(a=1), id="")
         with pytest.raises(BusError, match="belongs into the handler"):
             bus.commit_with(print)
         with pytest.raises(UnknownReceiptError):

@@ -505,3 +505,12 @@ def test_every_name_is_a_part_of_a_subject_of_its_own(names: list[str]) -> None:
 async def _for_ever(one: Entry, times: int) -> Verdict:
     await asyncio.Event().wait()
     return Done()
+
+
+async def test_a_promise_of_tls_sends_no_login_to_a_server_without(
+    nats_server: NatsServer,
+) -> None:
+    transport = NatsTransport(nats_server.fresh_url().replace("nats://", "tls://"))
+
+    with pytest.raises(TransportError, match="does not ask for TLS, so nothing was sent"):
+        await transport.open()

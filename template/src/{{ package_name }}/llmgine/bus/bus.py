@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from asyncio import current_task
+from collections import Counter
 from collections.abc import (
     AsyncIterator,
     Callable,
@@ -71,6 +72,11 @@ class StopReport:
     @property
     def drained(self) -> bool:
         return not (self.commands or self.events or self.scheduled)
+
+    def summary(self) -> str:
+        """How much of what, in one line."""
+        left = Counter([*self.commands, *self.events, *self.scheduled])
+        return ", ".join(f"{count} x {what}" for what, count in left.most_common(10))
 
 
 class MessageBus(Registry):
@@ -242,7 +248,10 @@ class MessageBus(Registry):
             raise
         except BaseException as error:
             handler.failed += 1
-            tell_error(self, envelope, error)
+            # What is cut off when the bus stops has not failed, if another worker will do it.
+            cut_off = self.state == "stopping" and isinstance(error, asyncio.CancelledError)
+            if not (cut_off and envelope.message.durable):
+                tell_error(self, envelope, error)
             raise
         else:
             if self._tells_results or self._sessions:
@@ -486,7 +495,7 @@ class MessageBus(Registry):
                 raise
         finally:
             if not report.drained:
-                logger.warning("Stopped with work left: %s", report)
+                logger.warning("Stopped with work left: %s", report.summary())
             self.state = "stopped"
             self._threads.close()
             try:

@@ -184,9 +184,11 @@ class DeadLetters:
 
     async def _resend_kept(self, letter_id: str) -> bool:
         """Let a worker handle a durable message again, if it is one."""
+        from .queue import retry_entry  # Only who has a journal pays for it.
+
         delivery = self._bus.delivery
-        if delivery is None or not await delivery.journal.amend(
-            letter_id, was=["dead"], state="ready", at_ns=delivery.now_ns(), fresh=True
+        if delivery is None or not await retry_entry(
+            delivery.journal, letter_id, ["dead"], delivery.now_ns()
         ):
             return False
         delivery.wake_at(0)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 
@@ -47,8 +48,25 @@ class QueueStats:
         return sum(one.counts.get(state, 0) for one in self.routes)
 
 
+async def retry_entry(journal: Journal, entry_id: str, was: Collection[State], now_ns: int) -> bool:
+    """Have the entry handled again, if it is in one of those states."""
+    entry = await journal.get(entry_id)
+    note = None
+    if entry is not None and entry.route == "relay":
+        told = json.loads(entry.note or "{}")
+        note = json.dumps({**told, "round": told.get("round", 0) + 1})
+    return await journal.amend(
+        entry_id, was=was, state="ready", at_ns=now_ns, note=note, fresh=True
+    )
+
+
 def depth(stats: RouteStats) -> int:
-    """How many of the route's entries are to be done, those that are being done included."""
+    """How many of the route's entries are to be done, those that are being done included.
+
+    A schedule is none of them: it is never done.
+    """
+    if stats.route == "schedule":
+        return 0
     return stats.counts.get("ready", 0) + stats.counts.get("running", 0)
 
 
@@ -149,9 +167,7 @@ class Queue:
         return await self._apply_all(self._drop, wanted, DROPPABLE)
 
     async def _retry(self, entry_id: str) -> bool:
-        return await self._journal.amend(
-            entry_id, was=RETRIABLE, state="ready", at_ns=self._now_ns(), fresh=True
-        )
+        return await retry_entry(self._journal, entry_id, RETRIABLE, self._now_ns())
 
     async def _drop(self, entry_id: str) -> bool:
         return await self._journal.drop(entry_id, DROPPABLE)

@@ -101,10 +101,14 @@ class Remote:
     async def _relay(self, route: Route, entry: Entry) -> None:
         delivery = self._delivery
         assert delivery is not None
-        kind, name = json.loads(entry.note or "{}")["address"]
-        headers = {**json.loads(entry.headers), "node": delivery.journal.node}
+        note = json.loads(entry.note or "{}")
+        kind, name = note["address"]
+        node = delivery.journal.node
+        headers = {**json.loads(entry.headers), "node": node, "id": entry.id, **_round(note)}
         try:
-            sent = replace(entry, headers=json.dumps(headers))
+            # Retried by hand, it is another message on the way: the server would drop the same one.
+            sent_id = f"{entry.id}#{note['round']}" if "round" in note else entry.id
+            sent = replace(entry, id=sent_id, headers=json.dumps(headers))
             await self.transport.send(sent, Address(kind=kind, name=name))
             outcome = Outcome(
                 state="sent" if kind == "command" else "done", at_ns=delivery.now_ns()
@@ -175,10 +179,13 @@ class Remote:
         async def deliver(entry: Entry, times: int) -> Verdict:
             delivery = self._delivery
             assert delivery is not None
-            here = replace(entry, id=f"{entry.id}/{route}", route=route, attempt=times, note=None)
-            if times > 1:
+            headers = json.loads(entry.headers)
+            entry_id = f"{headers.get('id', entry.id)}/{route}"
+            here = replace(entry, id=entry_id, route=route, attempt=times, note=None)
+            if times > 1 or "round" in headers:
                 known = await delivery.journal.get(here.id)
                 if known is not None:
+                    await self._came_again(known, retried="round" in headers)
                     return Done()
                 here.note = json.dumps({"failures": times - 1})
 
@@ -205,6 +212,21 @@ class Remote:
 
         return deliver
 
+    async def _came_again(self, known: Entry, *, retried: bool) -> None:
+        """It is in this journal already. Who retried it wants it done, or its result again."""
+        delivery = self._delivery
+        assert delivery is not None
+        if not retried:
+            return
+        now_ns = delivery.now_ns()
+        if known.state == "done":
+            outcome = Outcome(state="done", at_ns=now_ns, result=known.result)
+            await delivery.append_all(self.with_result(known, outcome).outbox, (), ())
+        elif await delivery.journal.amend(
+            known.id, was=["dead", "parked"], state="ready", at_ns=now_ns, fresh=True
+        ):
+            delivery.wake_at(0)
+
     async def _keep(self, here: Entry, outcome: Outcome) -> bool:
         """Put what arrived, and what became of it, into this journal, unless it is there."""
         assert self._delivery is not None
@@ -226,17 +248,18 @@ class Remote:
         """The outcome, with the result on its way to the machine that sent the command."""
         if not entry.route.startswith("command ") or outcome.state not in {"done", "dead"}:
             return outcome
-        node = json.loads(entry.headers).get("node")
+        headers = json.loads(entry.headers)
+        node = headers.get("node")
         if node is None:
             return outcome
         told = {
-            "id": entry.id.removesuffix(f"/{entry.route}"),
+            "id": headers["id"],
             "state": outcome.state,
             "result": outcome.result,
             "error": outcome.error,
         }
         result = Entry(
-            id=f"{entry.id}/result",
+            id=f"{entry.id}/result@{outcome.at_ns}",
             route=RELAY,
             name=RESULT,
             payload=json.dumps(told),
@@ -252,7 +275,8 @@ class Remote:
         state: State = told["state"]
         amended = await delivery.journal.amend(
             told["id"],
-            was=["sent"],
+            # Done after all, by a retry at the other machine, is done here too.
+            was=["sent", "dead"] if state == "done" else ["sent"],
             state=state,
             at_ns=delivery.now_ns(),
             result=told["result"],
@@ -264,6 +288,10 @@ class Remote:
                 return Again(RETRY_S)  # It came back before it was noted that it had gone.
         delivery.tell_settled(told["id"])
         return Done()
+
+
+def _round(note: dict[str, Any]) -> dict[str, Any]:
+    return {"round": note["round"]} if "round" in note else {}
 
 
 def _source(kind: Kind, name: str, group: str) -> Source:

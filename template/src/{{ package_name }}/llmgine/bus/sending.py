@@ -121,6 +121,9 @@ class Sending:
         message, delivery = envelope.message, self._delivery
         name = schema_name(type(message))
         self._check(message, at, every, cron)
+        for what, given in (("key", envelope.key), ("id", entry_id)):
+            if given is not None and not (isinstance(given, str) and given):
+                raise BusError(f"{what}={given!r} must be a text, and not an empty one.")
         delivery.know(type(message))  # type: ignore[arg-type]  # checked to be one of both
         route = f"command {name}" if isinstance(message, Command) else PUBLISH
         entry = self.entry(envelope, route, entry_id and f"{name}:{entry_id}")
@@ -155,8 +158,8 @@ class Sending:
             raise BusError(f"at={at} is too far away: the journal counts up to the year 2262.")
         if every is not None and cron is not None:
             raise BusError(f"{name!r} needs one of every= and cron=, not both.")
-        if every is not None and every <= timedelta(0):
-            raise BusError(f"every={every} must be positive.")
+        if every is not None and not (isinstance(every, timedelta) and every > timedelta(0)):
+            raise BusError(f"every={every!r} must be a positive timedelta.")
 
     async def execute(self, envelope: Envelope, handler: CommandHandler | None) -> Any:
         """Keep the command, run it here or else have it run elsewhere, and return its result."""

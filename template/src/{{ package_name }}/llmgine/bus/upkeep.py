@@ -14,6 +14,7 @@ from ..clock import sleep
 from ..delivery.journal import Entry, RouteStats, State, Worker
 from ..delivery.wire import error_data
 from ..errors import DeliveryError, HandlerMissingError, MessageUnreadableError
+from .queue import depth
 
 if TYPE_CHECKING:
     from .durable import Delivery
@@ -61,8 +62,14 @@ class Upkeep:
         self._seen: dict[str, tuple[int, float]] = {}
         # Entries that are said to run here, but do not: seen once, and given back the next time.
         self._strays: set[str] = set()
+        self._workers: Sequence[Worker] = ()
         self._beat_at = -math.inf
         self._swept_at = -math.inf
+
+    @property
+    def workers(self) -> Sequence[Worker]:
+        """Those that did work when last looked."""
+        return [one for one in self._workers if one.routes]
 
     async def begin(self) -> None:
         """Raises: JournalError."""
@@ -92,6 +99,7 @@ class Upkeep:
         if now - self._beat_at > self._lease_s * 2 / 3:
             self._seen.clear()  # This process stood still itself, and did not see the others.
         self._beat_at = now
+        self._workers = workers
         for worker in workers:
             beats, since = self._seen.get(worker.id, (-1, now))
             if beats != worker.beats:
@@ -131,15 +139,14 @@ class Upkeep:
             handled = {route for worker in workers for route in worker.routes}
             for one in self.snapshot:
                 if one.counts.get("ready") and one.route not in handled:
-                    await self._park(one.route)
+                    await self._park(one)
 
-    async def _park(self, route: str) -> None:
+    async def _park(self, stats: RouteStats) -> None:
         error = HandlerMissingError(
-            f"No process that works the journal handles {route!r}. Register its handler, or drop "
-            "what is parked: queue drop --all"
+            f"No process that works the journal handles {stats.route!r}. {_advice(stats)}"
         )
         logger.error("Parked what waits: %s", error)
-        for entry in await self._delivery.journal.find(["ready"], route=route, limit=PAGE):
+        for entry in await self._delivery.journal.find(["ready"], route=stats.route, limit=PAGE):
             await self._amend(entry, "parked", error_data(error))
 
     async def _unpark(self) -> None:
@@ -185,7 +192,7 @@ class Upkeep:
             return Health(ready=False, problems=tuple(dict.fromkeys([str(error), *problems])))
         problems += [
             f"{one.counts['parked']} of {one.route!r} are parked, for no process handles them. "
-            "Register the handler, or drop them: queue drop --all"
+            + _advice(one)
             for one in stats
             if one.counts.get("parked") and one.route not in delivery.routes
         ]
@@ -193,7 +200,12 @@ class Upkeep:
         return Health(
             ready=not problems,
             problems=tuple(problems),
-            depth=sum(one.counts.get("ready", 0) + one.counts.get("running", 0) for one in stats),
+            depth=sum(map(depth, stats)),
             lag_s=max(0.0, (now_ns - min(due)) / 1e9) if due else 0.0,
             in_hand=delivery.in_hand,
         )
+
+
+def _advice(stats: RouteStats) -> str:
+    drop = f"queue drop --all --state parked --message {stats.name}"
+    return f"Register its handler, or drop them: {drop}"

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import re
 import time
@@ -27,6 +28,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from importlib import import_module
 from typing import Any
+from urllib.parse import urlsplit
 
 from ..errors import (
     ConfigurationError,
@@ -44,6 +46,8 @@ from .transport import Address, Deliver, RequestFailedError, Source, pack
 logger = logging.getLogger(__name__)
 
 CONNECT_S = 5.0
+# How soon a server says what it is.
+GREETING_S = 1.0
 ANSWER_S = 5.0
 REOPEN_S = 0.5
 STUCK_S = 30.0
@@ -328,7 +332,33 @@ class NatsTransport:
 
     # The connection.
 
+    async def _refuse_plain(self) -> None:
+        """`tls://` is a promise, but the client would send the login to a server without TLS.
+
+        Raises:
+            TransportError: a server has none.
+        """
+        for parts in map(urlsplit, self._servers):
+            if parts.scheme != "tls":
+                continue
+            try:
+                async with asyncio.timeout(GREETING_S):
+                    reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+                    try:
+                        told = json.loads((await reader.readline()).removeprefix(b"INFO "))
+                    finally:
+                        writer.close()
+            except (OSError, TimeoutError, ValueError):
+                continue  # Connecting will tell what is wrong, or it begins with TLS at once.
+            if not told.get("tls_required"):
+                raise TransportError(
+                    f"The message server {parts.hostname}:{parts.port} does not ask for TLS, so "
+                    "nothing was sent to it. Give the server a certificate, or write nats:// if "
+                    "the network is trusted."
+                )
+
     async def _connect(self) -> None:
+        await self._refuse_plain()
         client = self.library.NATS()
         try:
             async with asyncio.timeout(CONNECT_S):

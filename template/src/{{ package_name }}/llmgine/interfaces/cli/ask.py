@@ -52,14 +52,14 @@ async def ask(entry: Entry, prompt: str | None, *, model: str | None, wanted: st
         status = f"{status_line(result, time.monotonic() - began)} · conversation {conversation_id}"
         print(dim(status, sys.stderr), file=sys.stderr)
         if waiting := await waiting_work(app):
-            note = f"{waiting} durable messages wait for a worker: {entry.name} worker"
+            note = f"{count(waiting, 'durable message')} left to a worker: {entry.name} worker"
             print(dim(note, sys.stderr), file=sys.stderr)
 
 
 async def waiting_work(app: Application) -> int:
-    """How many messages are due that this process, which soon ends, leaves to others."""
+    """How many messages are due that this process leaves to others, if there are none."""
     delivery = app.bus.delivery
-    if delivery is None:
+    if delivery is None or delivery.upkeep.workers:
         return 0
     stats = await delivery.journal.stats(delivery.now_ns())
     return sum(one.counts.get("ready", 0) for one in stats if one.oldest_due_ns is not None)

@@ -54,13 +54,20 @@ class Say:
             print(line if self.as_json else text, flush=True)
 
 
+# Signals that come so close are one.
+TOGETHER_S = 1.0
+
+
 class Stop:
-    """Set by the first signal. The second ends the process at once, after `at_once()`."""
+    """Set by the first signal. A later one ends the process at once, after `at_once()`.
+
+    Not one that comes with the first: who starts it, such as `uv run`, may pass its own on too.
+    """
 
     def __init__(self, at_once: Callable[[], object] = lambda: None) -> None:
         self.asked = asyncio.Event()
         self._at_once = at_once
-        self._signals = 0
+        self._first_at: float | None = None
 
     def listen(self) -> None:
         loop = asyncio.get_running_loop()
@@ -82,8 +89,10 @@ class Stop:
         threading.Thread(target=wait, name="stdin", daemon=True).start()
 
     def _signal(self, number: int) -> None:
-        self._signals += 1
-        if self._signals > 1:
+        now = time.monotonic()
+        if self._first_at is None:
+            self._first_at = now
+        elif now - self._first_at > TOGETHER_S:
             self._at_once()
             os._exit(128 + number)
         self.asked.set()
