@@ -582,21 +582,3 @@ async def test_a_cursor_whose_events_are_swept_is_told_where_the_log_begins(make
 
     assert isinstance(begun.event, Shown)
     assert begun.event.text == "new"
-
-
-async def test_a_handler_gets_the_message_as_it_would_after_a_restart(make: Make):
-    bus, got = make(), []
-
-    async def order(command: Order) -> str:
-        got.append(command)
-        return command.item
-
-    bus.register_command_handler(Order, order)
-
-    async with bus:
-        sent = Order(item="tea ☕ \ud800")
-        result = await bus.result(await bus.send(sent))
-
-    assert got == [sent]
-    assert got[0] is not sent
-    assert result == sent.item

@@ -415,3 +415,21 @@ async def test_a_message_too_large_for_the_transport_is_dead_and_the_next_of_its
             await bus.result(large, timeout_s=10)
         small = await bus.send(Brew(item="tea"), key="k")
         assert await bus.result(small, timeout_s=10) == "tea"
+
+
+async def test_a_handler_gets_the_message_as_it_would_after_a_restart(make: Make):
+    bus, got = make(), []
+
+    async def brew(command: Brew) -> str:
+        got.append(command)
+        return command.item
+
+    bus.register_command_handler(Brew, brew)
+
+    async with bus:
+        sent = Brew(item="tea ☕ \ud800")
+        result = await bus.result(await bus.send(sent))
+
+    assert got == [sent]
+    assert got[0] is not sent
+    assert result == sent.item
