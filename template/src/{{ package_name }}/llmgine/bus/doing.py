@@ -8,11 +8,10 @@ from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..delivery.journal import Entry, LoggedEvent, Outcome, State
-from ..delivery.wire import child_id, error_data
 from ..messages import Envelope, Message
 
 if TYPE_CHECKING:
+    from ..delivery.journal import Entry, LoggedEvent
     from .lane import Lane
 
 
@@ -32,7 +31,7 @@ class Postponed(BaseException):
         error: Exception | None = None,
     ) -> None:
         super().__init__(state)
-        self.state: State = state
+        self.state: Literal["ready", "waiting"] = state
         self.wait_s = wait_s
         self.error = error
 
@@ -72,37 +71,10 @@ class Doing:
         self.sent: dict[tuple[str, str], int] = {}
         self.closed = False
 
-    def child_id(self, name: str, payload: str) -> str:
-        """The id of the next such message; the same when the handler runs again."""
+    def count(self, name: str, payload: str) -> int:
+        """How many such messages it sent by now, this one included."""
         self.sent[name, payload] = self.sent.get((name, payload), 0) + 1
-        return child_id(self.entry.id, name, payload, self.sent[name, payload])
-
-    def outcome(
-        self, state: State, at_ns: int, *, result: str | None = None, error: str | None = None
-    ) -> Outcome:
-        """What to commit. Only a success brings what the handler sent and wrote with it."""
-        if state != "done":
-            return Outcome(state=state, at_ns=at_ns, error=error)
-        return Outcome(
-            state=state,
-            at_ns=at_ns,
-            result=result,
-            outbox=self.outbox,
-            events=self.events,
-            writes=self.writes,
-        )
-
-    def postponed(self, later: Postponed, at_ns: int) -> Outcome:
-        """What to commit when the message is handled later."""
-        wait_ns = int((later.wait_s or 0) * 1e9)
-        return Outcome(
-            state=later.state,
-            at_ns=at_ns,
-            note=json.dumps(self.note) if self.note else None,
-            due_ns=at_ns + wait_ns if later.wait_s is not None else 0,
-            wait_ns=wait_ns,
-            error=error_data(later.error) if later.error is not None else None,
-        )
+        return self.sent[name, payload]
 
 
 doing: ContextVar[Doing | None] = ContextVar("llmgine_doing", default=None)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import socket
@@ -26,7 +27,6 @@ from ..delivery.journal import (
     Journal,
     LoggedEvent,
     Outcome,
-    RouteStats,
     State,
     Worker,
 )
@@ -89,7 +89,8 @@ class Delivery:
         self._work = work
         self._draining = self._stopping = False
         self._lanes: dict[Lane, str] = {}
-        self._handles: list[tuple[str, Handle, type[Message]]] = []
+        # The route, handler and class of all that is durable and handled here.
+        self.handles: list[tuple[str, Handle, type[Message]]] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._wake = asyncio.Event()
         self._claiming = asyncio.Lock()
@@ -101,15 +102,6 @@ class Delivery:
         self._waiting: dict[str, list[asyncio.Event]] = {}
         self._timers: set[Timer] = set()
         self.sending = Sending(self)
-
-    @property
-    def snapshot(self) -> Sequence[RouteStats]:
-        """How many entries there were of each route when last looked, at `snapshot_at_ns`."""
-        return self.upkeep.snapshot
-
-    @property
-    def snapshot_at_ns(self) -> int:
-        return self.upkeep.snapshot_at_ns
 
     async def health(self) -> Health:
         """How things stand now; never raises."""
@@ -136,7 +128,7 @@ class Delivery:
             return await self.bus.run(handler, envelope)
 
         name = f"command {schema_name(wanted)}"
-        self._handles.append((name, handle, wanted))
+        self.handles.append((name, handle, wanted))
         self.add_route(name, CONCURRENCY, handle)
 
     def add_lane(self, event_type: type[Event], lane: Lane) -> None:
@@ -163,7 +155,7 @@ class Delivery:
             lane.handled += 1
 
         self._lanes[lane] = f"event {name}"
-        self._handles.append((f"event {name}", handle, event_type))
+        self.handles.append((f"event {name}", handle, event_type))
         self.add_route(f"event {name}", lane.concurrency, handle)
 
     def add_route(self, name: str, limit: int, handle: Handle) -> None:
@@ -186,10 +178,6 @@ class Delivery:
     def route_of(self, lane: Lane) -> str | None:
         """The route of a subscription to durable events; `None` for one that only hears them."""
         return self._lanes.get(lane)
-
-    def handles(self) -> list[tuple[str, Handle, type[Message]]]:
-        """The route, handler and class of all that is durable and handled here."""
-        return self._handles
 
     # Life.
 
@@ -468,6 +456,17 @@ class Delivery:
         """What to commit of an entry that ends that way, now."""
         return Outcome(state=state, at_ns=self.now_ns(), error=error_data(error))
 
+    def _postponed(self, one: Doing, later: Postponed) -> Outcome:
+        at_ns, wait_ns = self.now_ns(), int((later.wait_s or 0) * 1e9)
+        return Outcome(
+            state=later.state,
+            at_ns=at_ns,
+            note=json.dumps(one.note) if one.note else None,
+            due_ns=at_ns + wait_ns if later.wait_s is not None else 0,
+            wait_ns=wait_ns,
+            error=error_data(later.error) if later.error is not None else None,
+        )
+
     async def do(
         self,
         entry: Entry,
@@ -499,10 +498,17 @@ class Delivery:
             text = None
             if isinstance(envelope.message, Command):
                 text = result_json(type(envelope.message), result)
-            outcome = one.outcome("done", self.now_ns(), result=text)
+            outcome = Outcome(
+                state="done",
+                at_ns=self.now_ns(),
+                result=text,
+                outbox=one.outbox,
+                events=one.events,
+                writes=one.writes,
+            )
             kept = await self._commit(one, outcome, settle)
         except Postponed as later:
-            outcome = one.postponed(later, self.now_ns())
+            outcome = self._postponed(one, later)
             if await settle(entry, outcome):
                 for tell in one.told:
                     tell()

@@ -104,7 +104,7 @@ def _snapshot(bus: MessageBus) -> QueueStats:
     """The last one that the bus took: nobody waits for the journal here."""
     if bus.delivery is None:
         return QueueStats(routes=(), at_ns=0)
-    return QueueStats(routes=bus.delivery.snapshot, at_ns=bus.delivery.snapshot_at_ns)
+    return QueueStats(routes=bus.delivery.upkeep.snapshot, at_ns=bus.delivery.upkeep.snapshot_at_ns)
 
 
 def _queue(route: RouteStats) -> dict[str, str]:

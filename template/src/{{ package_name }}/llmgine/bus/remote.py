@@ -84,7 +84,7 @@ class Remote:
             return
         yield _source("result", delivery.journal.node, delivery.journal.node), self._came_back
         if delivery.working:
-            for route, handle, message_type in delivery.handles():
+            for route, handle, message_type in delivery.handles:
                 kind: Kind = "command" if issubclass(message_type, Command) else "event"
                 names = [schema_name(one) for one in _with_subclasses(message_type)]
                 addresses = tuple(Address(kind=kind, name=name) for name in names)

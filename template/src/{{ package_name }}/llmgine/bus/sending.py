@@ -10,7 +10,7 @@ from datetime import datetime, timedelta, tzinfo
 from typing import TYPE_CHECKING, Any
 
 from ..delivery.journal import OPEN, Entry, LoggedEvent
-from ..delivery.wire import envelope_json, error_from, message_json, result_from
+from ..delivery.wire import child_id, envelope_json, error_from, message_json, result_from
 from ..errors import BusError, ResultTimeoutError, UnknownReceiptError
 from ..messages import Command, Envelope, Event, Message, Receipt, is_stream, schema_name
 from .doing import Postponed, current_doing
@@ -52,7 +52,8 @@ class Sending:
         name = schema_name(type(message))
         payload = told.payload if told else message_json(message)
         if entry_id is None and (doing := current_doing()) is not None:
-            entry_id = doing.child_id(f"{route} {name}", payload)
+            what = f"{route} {name}"
+            entry_id = child_id(doing.entry.id, what, payload, doing.count(what, payload))
         return Entry(
             id=entry_id or envelope.id,
             route=route,

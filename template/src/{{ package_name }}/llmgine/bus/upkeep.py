@@ -54,6 +54,7 @@ class Upkeep:
 
     def __init__(self, delivery: Delivery, lease_s: float) -> None:
         self.suspects_wait = True
+        # How many entries there were of each route when last looked.
         self.snapshot: Sequence[RouteStats] = ()
         self.snapshot_at_ns = 0
         self._delivery = delivery
