@@ -1,7 +1,7 @@
 """What a bus promises for durable messages, on a real journal in a file."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, ClassVar
@@ -488,6 +488,10 @@ class Connect(Command[Socket]):
     durable = True
 
 
+class Watch(Command[AsyncIterator[str]]):
+    durable = True
+
+
 async def test_wrong_registrations_of_durable_messages_are_told_at_the_start(make: Make):
     class Add(Command[int]):
         durable = True
@@ -496,15 +500,21 @@ async def test_wrong_registrations_of_durable_messages_are_told_at_the_start(mak
     async def batch(events: list[Ordered]) -> None:
         pass
 
+    async def watch(command: Watch) -> AsyncIterator[str]:
+        yield ""
+
     bus = make()
     bus.register_command_handler(Add, lambda command: 1)
     bus.register_command_handler(Order, lambda command: command.item)
     bus.register_batch_handler(Ordered, batch, size=2, within_s=1)
     bus.register_command_handler(Connect, lambda command: Socket())
+    bus.register_command_handler(Watch, watch)
     without_journal = MessageBus()
     without_journal.register_command_handler(Order, lambda command: command.item)
 
-    with pytest.raises(BusStartError, match=r"(?s)both stored as 'Order'.*in batches.*of Connect"):
+    with pytest.raises(
+        BusStartError, match=r"(?s)both stored as 'Order'.*in batches.*of Connect.*is streamed"
+    ):
         await bus.start()
     with pytest.raises(BusStartError, match="no journal to keep it in"):
         await without_journal.start()

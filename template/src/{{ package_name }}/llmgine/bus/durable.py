@@ -122,7 +122,9 @@ class Delivery:
         try:
             result_adapter(wanted)
         except PydanticUserError as error:
-            raise BusError(f"Results of {wanted.__name__} cannot be stored: {error}") from error
+            raise BusError(
+                f"Results of {wanted.__name__} cannot be stored: {error.message.splitlines()[0]}"
+            ) from error
 
         async def handle(envelope: Envelope) -> Any:
             return await self.bus.run(handler, envelope)

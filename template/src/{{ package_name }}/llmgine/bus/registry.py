@@ -82,6 +82,11 @@ class Registry(Registrar, Sender):
         if binding.is_command:
             handlers = self._streams if is_stream(message_type) else self._commands
             if message_type.durable:
+                if is_stream(message_type):
+                    raise BusError(
+                        f"{message_type.__name__!r} is streamed and cannot be durable: nobody may "
+                        "be there to read it. Take durable = True out, or return a whole result."
+                    )
                 handlers = self._durable
             if other := handlers.get(message_type):
                 raise HandlerExistsError(
