@@ -10,7 +10,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 RUNTIME = next(PROJECT.glob("src/*/llmgine"))
 FLOORS = [
     {"errors"},
-    {"clock", "contracts", "messages", "settings", "threads"},
+    {"clock", "contracts", "messages", "settings", "sqlite_file", "threads"},
     {"delivery", "observability"},
     {"bus", "context", "llm", "tools"},
     {"engine"},

@@ -9,7 +9,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
@@ -18,6 +18,7 @@ from pydantic_core import PydanticSerializationError
 
 from ..contracts import ChatMessage
 from ..errors import ConversationConflictError, StoreError
+from ..sqlite_file import explained, make_file, set_wal
 from .store import checked
 
 # Migration n brings a file from version n - 1 to n (`PRAGMA user_version`). Append only: files
@@ -47,15 +48,11 @@ def open_database(path: Path, busy_timeout_s: float) -> sqlite3.Connection:
 
     A file that is not ours to write (not a database, damaged, newer) is left as it is.
     """
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # Only a new file is opened here. Closing a second descriptor of a file in use would drop the
-    # locks this process holds on it. Source: https://www.sqlite.org/howtocorrupt.html, 2.2.
-    with suppress(FileExistsError):
-        path.touch(mode=0o600, exist_ok=False)
+    make_file(path)
     connection = sqlite3.connect(path, timeout=busy_timeout_s, isolation_level=None)
     try:
         _refuse_newer(connection, len(MIGRATIONS))
-        _set_wal(connection, time.monotonic() + busy_timeout_s)
+        set_wal(connection, time.monotonic() + busy_timeout_s)
         # FULL waits for the disk at each commit; NORMAL would lose appends in a power cut.
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
@@ -103,39 +100,6 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
         raise
 
 
-@contextmanager
-def explained(path: Path) -> Iterator[None]:
-    """Turn what SQLite and the file system raise into a `StoreError` that says what to do."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        # The low byte is the kind, the rest the details of it.
-        kind = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
-        state, advice = _FAILURES.get(kind, ("failed", "Look at the error in brackets"))
-        details = " ".join(str(error).split())
-        raise StoreError(f"The context store {path} {state} ({details}). {advice}.") from error
-    except OSError as error:
-        raise StoreError(
-            f"The context store {path} cannot be opened ({error.strerror}: {error.filename}). "
-            f"{_PERMISSIONS}."
-        ) from error
-
-
-_PERMISSIONS = "Let this user write to the file and its folder, or choose another folder"
-_DAMAGED = "Nothing was changed. Move the file away to begin a new one, or restore a backup of it"
-_FAILURES = {
-    sqlite3.SQLITE_NOTADB: ("is not a SQLite database", _DAMAGED),
-    sqlite3.SQLITE_CORRUPT: ("is damaged", _DAMAGED),
-    sqlite3.SQLITE_BUSY: ("is locked by another process", "Close that one, or try again"),
-    sqlite3.SQLITE_LOCKED: ("is locked by another process", "Close that one, or try again"),
-    sqlite3.SQLITE_READONLY: ("cannot be written", _PERMISSIONS),
-    sqlite3.SQLITE_PERM: ("cannot be opened", _PERMISSIONS),
-    sqlite3.SQLITE_CANTOPEN: ("cannot be opened", _PERMISSIONS),
-    sqlite3.SQLITE_FULL: ("cannot grow", "Nothing was changed. Free some space on its disk"),
-    sqlite3.SQLITE_IOERR: ("cannot be read or written", "Check its disk and the space left there"),
-}
-
-
 def _version(connection: sqlite3.Connection) -> int:
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     return int(version)
@@ -149,19 +113,6 @@ def _refuse_newer(connection: sqlite3.Connection, known: int) -> None:
             f"application knows version {known} and leaves it alone. Update the application, or "
             "choose another file."
         )
-
-
-def _set_wal(connection: sqlite3.Connection, deadline: float) -> None:
-    # SQLite does not wait here by itself when another process is just opening the same file.
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
-                raise
-            time.sleep(0.01)
-        else:
-            return
 
 
 P = ParamSpec("P")
@@ -231,7 +182,7 @@ class SQLiteStore:
             raise StoreError(f"The context store {self.path} is closed; it takes no more calls.")
 
         def in_thread() -> T:
-            with explained(self.path):
+            with explained(f"The context store {self.path}", StoreError):
                 if self._connection is None:
                     self._connection = open_database(self.path, self._busy_timeout_s)
                 return work(self._connection, *args, **kwargs)
@@ -240,7 +191,7 @@ class SQLiteStore:
 
     def _close(self) -> None:
         if self._connection is not None:
-            with explained(self.path):
+            with explained(f"The context store {self.path}", StoreError):
                 self._connection.close()
 
 

@@ -8,8 +8,8 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -17,6 +17,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 from ..errors import BusError, JournalError
+from ..sqlite_file import FAILURES, error_kind, explained, make_file, set_wal
 from . import _sql_sweep, sql
 from ._sql_journal import SqlJournal
 from .sql import Dialect, Operation
@@ -47,41 +48,6 @@ QUICK_CHECK_BYTES = 64_000_000
 GROUP = 512
 # A transaction takes a millisecond or two; SQLite itself would look again after up to 100.
 BUSY_POLL_S = 0.001
-
-_PERMISSIONS = "Let this user write to the file and its folder, or choose another folder"
-_DAMAGED = "Nothing was changed. Move the file away to begin a new one, or restore a backup of it"
-_FAILURES = {
-    sqlite3.SQLITE_NOTADB: ("is not a SQLite database", _DAMAGED),
-    sqlite3.SQLITE_CORRUPT: ("is damaged", _DAMAGED),
-    sqlite3.SQLITE_BUSY: ("is locked by another process", "Close that one, or try again"),
-    sqlite3.SQLITE_LOCKED: ("is locked by another process", "Close that one, or try again"),
-    sqlite3.SQLITE_READONLY: ("cannot be written", _PERMISSIONS),
-    sqlite3.SQLITE_PERM: ("cannot be opened", _PERMISSIONS),
-    sqlite3.SQLITE_CANTOPEN: ("cannot be opened", _PERMISSIONS),
-    sqlite3.SQLITE_FULL: ("cannot grow", "Nothing was changed. Free some space on its disk"),
-    sqlite3.SQLITE_IOERR: ("cannot be read or written", "Check its disk and the space left there"),
-}
-
-
-def _kind(error: sqlite3.Error) -> int:
-    # The low byte is the kind, the rest the details of it.
-    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
-
-
-@contextmanager
-def explained(path: str) -> Iterator[None]:
-    """Turn what SQLite and the file system raise into a `JournalError` that says what to do."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        state, advice = _FAILURES.get(_kind(error), ("failed", "Look at the error in brackets"))
-        details = " ".join(str(error).split())
-        raise JournalError(f"The journal {path} {state} ({details}). {advice}.") from error
-    except OSError as error:
-        raise JournalError(
-            f"The journal {path} cannot be opened ({error.strerror}: {error.filename}). "
-            f"{_PERMISSIONS}."
-        ) from error
 
 
 class _WriteError(Exception):
@@ -116,7 +82,7 @@ def _write(connection: sqlite3.Connection, write: Callable[[sqlite3.Connection],
     try:
         write(connection)
     except sqlite3.Error as error:
-        if _kind(error) in _FAILURES:
+        if error_kind(error) in FAILURES:
             raise
         raise _WriteError from error
     except Exception as error:
@@ -282,7 +248,7 @@ class _Store:
     def run_all(self, jobs: Sequence[_Job]) -> None:
         """Give each job its result or its error: in one transaction, or else each in its own."""
         try:
-            with explained(self._path):
+            with explained(f"The journal {self._path}", JournalError):
                 connection = self._connected()
                 self._begin(connection)
         except Exception as error:
@@ -299,7 +265,7 @@ class _Store:
                 self.run_all([job])
 
     def _commit(self, connection: sqlite3.Connection, jobs: Sequence[_Job]) -> None:
-        with explained(self._path):
+        with explained(f"The journal {self._path}", JournalError):
             try:
                 for job in jobs:
                     job.result = run(connection, job.begin())
@@ -339,7 +305,7 @@ class _Store:
             try:
                 connection.execute("BEGIN IMMEDIATE")
             except sqlite3.Error as error:
-                if _kind(error) != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                if error_kind(error) != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
                     self._drop_if_broken(error)
                     raise
                 time.sleep(BUSY_POLL_S)
@@ -369,8 +335,8 @@ class _Store:
         if (
             self._files
             and isinstance(error, sqlite3.Error)
-            and _kind(error) in _FAILURES
-            and _kind(error) not in fine
+            and error_kind(error) in FAILURES
+            and error_kind(error) not in fine
         ):
             self.close()
 
@@ -389,19 +355,14 @@ def open_database(
     A file that is not ours to write (not a database, damaged, newer) is left as it is.
     """
     if path != ":memory:" and new:
-        file = Path(path)
-        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # Only a new file is opened here. Closing a second descriptor of a file in use would drop
-        # the locks this process holds on it. Source: https://www.sqlite.org/howtocorrupt.html, 2.2.
-        with suppress(FileExistsError):
-            file.touch(mode=0o600, exist_ok=False)
+        make_file(Path(path))
     suspicious = path != ":memory:" and _is_suspicious(path)
     connection = sqlite3.connect(
         path, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False
     )
     try:
         run(connection, sql.refuse_newer(SQLITE, path))
-        _set_wal(connection, time.monotonic() + busy_timeout_s)
+        set_wal(connection, time.monotonic() + busy_timeout_s)
         # FULL waits for the disk at each commit; NORMAL would lose entries in a power cut.
         connection.execute("PRAGMA synchronous = FULL")
         # What is deleted is overwritten where that costs no more writing.
@@ -430,16 +391,3 @@ def _quick_check(connection: sqlite3.Connection) -> None:
         damage = sqlite3.DatabaseError(found)
         damage.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
         raise damage
-
-
-def _set_wal(connection: sqlite3.Connection, deadline: float) -> None:
-    # SQLite does not wait here by itself when another process is just opening the same file.
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-        except sqlite3.OperationalError as error:
-            if _kind(error) != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
-                raise
-            time.sleep(0.01)
-        else:
-            return
