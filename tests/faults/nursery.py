@@ -11,6 +11,7 @@ import contextlib
 import importlib
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -81,35 +82,48 @@ class Nursery:
 def _raise_children() -> None:
     workload = importlib.import_module("faults.workload")
     children: set[int] = set()
-
-    def reap(*_: object) -> None:
-        with contextlib.suppress(ChildProcessError):
-            while (found := os.waitpid(-1, os.WNOHANG))[0]:
-                children.discard(found[0])
-                code = os.waitstatus_to_exitcode(found[1])
-                os.write(1, f"died {found[0]} {code}\n".encode())
-
-    signal.signal(signal.SIGCHLD, reap)
-    for line in sys.stdin.buffer:
-        log, settings = json.loads(line)
-        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
-        pid = os.fork()
-        if not pid:
-            _be_born(log)
-            workload.main(**settings)
-            os._exit(0)
-        children.add(pid)
-        os.write(1, f"born {pid}\n".encode())
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
+    # A signal that comes between two instructions is lost on a blocking read; a pipe keeps it.
+    woken, wake = os.pipe()
+    os.set_blocking(wake, False)
+    signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    orders = b""
+    while True:
+        ready, _, _ = select.select([0, woken], [], [])
+        if woken in ready:
+            os.read(woken, 4096)
+            _bury(children)
+        if 0 in ready:
+            more = os.read(0, 65536)
+            if not more:
+                break
+            *lines, orders = (orders + more).split(b"\n")
+            for line in lines:
+                log, settings = json.loads(line)
+                pid = os.fork()
+                if not pid:
+                    _be_born(log)
+                    workload.main(**settings)
+                    os._exit(0)
+                children.add(pid)
+                os.write(1, f"born {pid}\n".encode())
     for pid in children:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(pid, signal.SIGKILL)
 
 
+def _bury(children: set[int]) -> None:
+    with contextlib.suppress(ChildProcessError):
+        while (found := os.waitpid(-1, os.WNOHANG))[0]:
+            children.discard(found[0])
+            code = os.waitstatus_to_exitcode(found[1])
+            os.write(1, f"died {found[0]} {code}\n".encode())
+
+
 def _be_born(log: str) -> None:
     os.setsid()
+    signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     paper = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(paper, 1)

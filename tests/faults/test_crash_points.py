@@ -32,6 +32,8 @@ ONCE = {"open", "aclose", "release", "consume"}
 AT_ONCE = 12
 # How soon the process comes to the point, on a busy machine.
 DIES_S = 20.0
+# One that hangs must not take the others with it.
+POINT_S = 90.0
 
 # What the scenario calls of them; the rest is called by operators, and has its own test.
 POINTS = {
@@ -54,6 +56,10 @@ def test_no_method_is_forgotten() -> None:
     assert methods_of(Transport) == TRANSPORT
 
 
+# How the process ended, how the next one did, what became of the work, and what they logged.
+Outcome = tuple[int, int, Report, str]
+
+
 class Outcomes:
     """How it went at each point of one backend; they run side by side, for each mostly waits."""
 
@@ -61,31 +67,32 @@ class Outcomes:
         self._request = request
         self._nursery = nursery
         self._folder = folder
-        self._of: dict[str, dict[str, tuple[int, int, Report, str]]] = {}
+        self._of: dict[str, dict[str, Outcome | BaseException]] = {}
 
-    def of(self, backend: str, point: str) -> tuple[int, int, Report, str]:
+    def of(self, backend: str, point: str) -> Outcome:
         if backend not in self._of:
             self._of[backend] = asyncio.run(self._all(backend))
-        return self._of[backend][point]
+        outcome = self._of[backend][point]
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
 
-    async def _all(self, backend: str) -> dict[str, tuple[int, int, Report, str]]:
+    async def _all(self, backend: str) -> dict[str, Outcome | BaseException]:
         turns = asyncio.Semaphore(AT_ONCE)
         points = [point for one, point in CASES if one == backend]
 
-        async def die_at(point: str) -> tuple[int, int, Report, str]:
+        async def die_at(point: str) -> Outcome:
             folder = self._folder / backend / point
             folder.mkdir(parents=True)
             place = place_on(backend, self._request, folder)
-            async with turns:
+            async with turns, asyncio.timeout(POINT_S):
                 return await die_and_recover(folder, self._nursery, place, point)
 
-        return dict(zip(points, await asyncio.gather(*map(die_at, points)), strict=True))
+        outcomes = await asyncio.gather(*map(die_at, points), return_exceptions=True)
+        return dict(zip(points, outcomes, strict=True))
 
 
-async def die_and_recover(
-    folder: Path, nursery: Nursery, place: Place, point: str
-) -> tuple[int, int, Report, str]:
-    """How the process ended, how the next one did, and what became of the work."""
+async def die_and_recover(folder: Path, nursery: Nursery, place: Place, point: str) -> Outcome:
     async with Harness(folder, nursery, place, task="scenario") as harness:
         harness.start("one", crash=point)
         died = await harness.ended("one", DIES_S)
