@@ -10,6 +10,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from app.llmgine.contracts import (
     Accumulator,
+    Attempt,
+    BlobPart,
     ChatMessage,
     Chunk,
     Contract,
@@ -17,9 +19,11 @@ from app.llmgine.contracts import (
     LLMRequest,
     LLMResponse,
     Money,
+    OutputSpec,
     ReasoningDelta,
     ReasoningPart,
     StreamEnd,
+    StreamReset,
     TextDelta,
     TextPart,
     ToolCall,
@@ -28,6 +32,7 @@ from app.llmgine.contracts import (
     ToolResult,
     ToolSpec,
     ToolStatus,
+    UriPart,
     Usage,
     accumulate,
 )
@@ -37,14 +42,18 @@ from runtime import strategies
 
 END = StreamEnd(id="r", model="m", provider="p", finish_reason=FinishReason.STOP)
 STRATEGIES: dict[type[Contract], st.SearchStrategy[Contract]] = {
+    Attempt: strategies.attempts,
+    BlobPart: strategies.blob_parts,
     ChatMessage: strategies.chat_messages,
     LLMRequest: strategies.llm_requests,
     LLMResponse: strategies.llm_responses,
     Money: strategies.moneys,
+    OutputSpec: strategies.output_specs,
     PromptResult: strategies.prompt_results,
     ReasoningDelta: strategies.reasoning_deltas,
     ReasoningPart: strategies.reasoning_parts,
     StreamEnd: strategies.stream_ends,
+    StreamReset: strategies.stream_resets,
     TextDelta: strategies.text_deltas,
     TextPart: strategies.text_parts,
     ToolCall: strategies.tool_calls,
@@ -52,6 +61,7 @@ STRATEGIES: dict[type[Contract], st.SearchStrategy[Contract]] = {
     ToolCallStart: strategies.call_starts,
     ToolResult: strategies.tool_results,
     ToolSpec: strategies.tool_specs,
+    UriPart: strategies.uri_parts,
     Usage: strategies.usages,
 }
 
@@ -137,12 +147,13 @@ def streams(draw: st.DrawFn) -> tuple[ChatMessage, list[Chunk]]:
     if reasoning is not None:
         *pieces, last = _split(draw, reasoning.text)
         chunks += [ReasoningDelta(text=piece) for piece in pieces]
-        chunks.append(ReasoningDelta(text=last, signature=reasoning.signature))
+        signed = {"signature": reasoning.signature, "signed_by": reasoning.signed_by}
+        chunks.append(ReasoningDelta(text=last, **signed))
     if said:
         chunks += [TextDelta(text=piece) for piece in _split(draw, said)]
     queues: list[list[Chunk]] = [
         [
-            ToolCallStart(index=index, id=call.id, name=call.name),
+            ToolCallStart(index=index, **call.model_dump(exclude={"type", "arguments"})),
             *(
                 ToolCallArgumentsDelta(index=index, text=piece)
                 for piece in _split(draw, call.arguments)
@@ -190,6 +201,15 @@ def test_the_message_so_far_is_valid_after_every_chunk(
         assert message.text.startswith(accumulator.message.text)
         assert len(accumulator.message.tool_calls) <= len(message.tool_calls)
     assert accumulator.message == message
+
+
+def test_what_came_before_a_reset_is_void() -> None:
+    void: list[Chunk] = [TextDelta(text="one"), ToolCallStart(index=0, id="a", name="f")]
+    again: list[Chunk] = [ToolCallStart(index=0, id="b", name="g"), TextDelta(text="two")]
+
+    response = accumulate([*void, StreamReset(reason="retry after network"), *again, END])
+
+    assert response == accumulate([*again, END])
 
 
 def test_text_after_reasoning_begins_a_new_part_and_text_after_a_call_does_not() -> None:

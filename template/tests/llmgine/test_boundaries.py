@@ -11,7 +11,7 @@ RUNTIME = next(PROJECT.glob("src/*/llmgine"))
 FLOORS = [
     {"errors"},
     {"clock", "contracts", "messages", "settings", "sqlite_file", "threads"},
-    {"delivery", "observability"},
+    {"delivery", "observability", "tokens"},
     {"bus", "context", "llm", "tools"},
     {"engine"},
     {"application"},

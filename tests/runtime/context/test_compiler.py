@@ -4,7 +4,7 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from app.llmgine.context import compile_context, estimate_tokens
+from app.llmgine.context import compile_context
 from app.llmgine.context.compiler import NO_RESULT
 from app.llmgine.contracts import (
     ChatMessage,
@@ -17,6 +17,7 @@ from app.llmgine.contracts import (
     ToolStatus,
 )
 from app.llmgine.errors import ContextTooLargeError
+from app.llmgine.tokens import estimate_tokens
 from runtime import strategies
 
 PLENTY = 10**9

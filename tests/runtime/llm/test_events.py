@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.llmgine.llm.providers.openai import EventReader, EventTooLargeError
+from app.llmgine.llm.providers._events import EventReader, EventTooLargeError
 
 
 def read(*pieces: bytes, limit: int = 1000) -> list[str]:

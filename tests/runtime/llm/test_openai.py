@@ -7,6 +7,7 @@ from email.utils import format_datetime
 import pytest
 from pydantic import SecretStr
 
+from app.llmgine.contracts import LLMRequest
 from app.llmgine.errors import ConfigurationError, LLMErrorKind, MissingKeyError
 from app.llmgine.llm.providers.openai import OpenAIProvider
 from runtime.llm.fake_openai import (
@@ -97,7 +98,11 @@ async def test_how_the_address_ends_makes_no_difference(
     ],
 )
 def test_the_host_decides_how_the_limit_on_tokens_is_called(address: str, field: str) -> None:
-    assert OpenAIProvider(KEY, address)._max_tokens_field == field
+    request = LLMRequest(model="m", messages=(), max_output_tokens=5)
+
+    body = OpenAIProvider(KEY, address)._wire.encode(request, stream=False)
+
+    assert body[field] == 5
 
 
 # What fails, and what is said about it.

@@ -14,7 +14,7 @@ from app.llmgine.contracts import (
 from app.llmgine.llm.providers._chat_completions import (
     complete,
 )
-from app.llmgine.llm.providers.openai import EventReader
+from app.llmgine.llm.providers._events import EventReader
 from runtime.llm.deltas import ORIGIN, REQUEST, body, call_delta, delta, streamed
 from runtime.llm.fake_openai import as_event
 

@@ -61,21 +61,51 @@ class TextPart(Contract):
     text: str
 
 
+class BlobPart(Contract):
+    """A file in the message itself: an image, a PDF, a sound. Base64 in JSON."""
+
+    model_config = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
+
+    type: Literal["blob"] = "blob"
+    media_type: str
+    data: bytes
+    name: str | None = None
+
+
+class UriPart(Contract):
+    """A file that the provider fetches: an address, or its own id of an uploaded file."""
+
+    type: Literal["uri"] = "uri"
+    uri: str
+    media_type: str
+    name: str | None = None
+
+
 class ReasoningPart(Contract):
-    """What the model thought. `signature` is the provider's and must be sent back unchanged."""
+    """What the model thought.
+
+    `signature` is opaque, in the words of the provider `signed_by`, and goes back to that one
+    unchanged; to another one it means nothing, and is not sent.
+    """
 
     type: Literal["reasoning"] = "reasoning"
     text: str
     signature: str | None = None
+    signed_by: str | None = None
 
 
 class ToolCall(Contract):
-    """One call the model asked for; `arguments` is the JSON text exactly as the model wrote it."""
+    """One call the model asked for; `arguments` is the JSON text exactly as the model wrote it.
+
+    `signature`, as of a `ReasoningPart`, goes back unchanged to the provider `signed_by`.
+    """
 
     type: Literal["tool_call"] = "tool_call"
     id: str
     name: str
     arguments: str
+    signature: str | None = None
+    signed_by: str | None = None
 
 
 class ToolStatus(StrEnum):
@@ -104,7 +134,10 @@ class ToolResult(Contract):
         return self.status is ToolStatus.OK
 
 
-Part = Annotated[TextPart | ReasoningPart | ToolCall | ToolResult, Field(discriminator="type")]
+Part = Annotated[
+    TextPart | ReasoningPart | BlobPart | UriPart | ToolCall | ToolResult,
+    Field(discriminator="type"),
+]
 Role = Literal["system", "user", "assistant", "tool"]
 
 
@@ -119,8 +152,8 @@ class ChatMessage(Contract):
         return cls(role="system", parts=(TextPart(text=text),))
 
     @classmethod
-    def user(cls, text: str) -> Self:
-        return cls(role="user", parts=(TextPart(text=text),))
+    def user(cls, text: str, *files: BlobPart | UriPart) -> Self:
+        return cls(role="user", parts=(TextPart(text=text), *files))
 
     @classmethod
     def assistant(cls, text: str = "", *calls: ToolCall) -> Self:
@@ -152,19 +185,33 @@ class ToolSpec(Contract):
     parameters: dict[str, JsonValue]
 
 
+class OutputSpec(Contract):
+    """The JSON that the answer must be: a name for it, and its JSON Schema."""
+
+    name: str = Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")
+    parameters: dict[str, JsonValue]
+
+
 class LLMRequest(Contract):
-    """One model call. `model` is the provider's own name for it, without our `provider/` prefix."""
+    """One model call. `model` is the provider's own name for it, without our `provider/` prefix.
+
+    `timeout_s` is for the whole call, retries and fallbacks included. `extra_body` is merged into
+    what is sent, for what only one vendor knows; it is never logged.
+    """
 
     model: str
     messages: tuple[ChatMessage, ...]
     tools: tuple[ToolSpec, ...] = ()
     tool_choice: Literal["auto", "none", "required"] = "auto"
+    output: OutputSpec | None = None
     max_output_tokens: int | None = Field(default=None, gt=0)
     temperature: float | None = Field(default=None, ge=0)
     seed: int | None = None
     stop: tuple[str, ...] = ()
     timeout_s: float | None = Field(default=None, gt=0)
     conversation_id: str | None = None
+    user_id: str | None = None
+    extra_body: dict[str, JsonValue] = Field(default_factory=dict, repr=False)
 
 
 class FinishReason(StrEnum):
@@ -176,8 +223,26 @@ class FinishReason(StrEnum):
     CONTENT_FILTER = "content_filter"
 
 
+class Attempt(Contract):
+    """One call of one target. `error` is `None` where it answered, or its caller left."""
+
+    target: str
+    """The model as `provider/model`."""
+    reason: str
+    """Why it was this one's turn: `only target`, `cheapest`, `retry after rate_limit`."""
+    error: LLMErrorKind | None = None
+    status: int | None = None
+    waited_s: float = 0.0
+    """Before it: for the target's limits, or between tries."""
+    duration_s: float = 0.0
+    time_to_first_chunk_s: float | None = None
+
+
 class LLMResponse(Contract):
-    """What a model call returned. `usage` and `cost` are `None` where nobody said, never zero."""
+    """What a model call returned. `usage` and `cost` are `None` where nobody said, never zero.
+
+    `attempts` are those of the manager, the one that answered last; a provider leaves them out.
+    """
 
     id: str
     model: str
@@ -186,6 +251,7 @@ class LLMResponse(Contract):
     finish_reason: FinishReason
     usage: Usage | None = None
     cost: Money | None = None
+    attempts: tuple[Attempt, ...] = ()
 
     @property
     def text(self) -> str:
@@ -207,6 +273,7 @@ class ReasoningDelta(Contract):
     type: Literal["reasoning_delta"] = "reasoning_delta"
     text: str
     signature: str | None = None
+    signed_by: str | None = None
 
 
 class ToolCallStart(Contract):
@@ -216,12 +283,21 @@ class ToolCallStart(Contract):
     index: int
     id: str
     name: str
+    signature: str | None = None
+    signed_by: str | None = None
 
 
 class ToolCallArgumentsDelta(Contract):
     type: Literal["tool_call_arguments_delta"] = "tool_call_arguments_delta"
     index: int
     text: str
+
+
+class StreamReset(Contract):
+    """All chunks before this one are void: another target answers from the beginning."""
+
+    type: Literal["stream_reset"] = "stream_reset"
+    reason: str
 
 
 class StreamEnd(Contract):
@@ -234,10 +310,11 @@ class StreamEnd(Contract):
     finish_reason: FinishReason
     usage: Usage | None = None
     cost: Money | None = None
+    attempts: tuple[Attempt, ...] = ()
 
 
 Chunk = Annotated[
-    TextDelta | ReasoningDelta | ToolCallStart | ToolCallArgumentsDelta | StreamEnd,
+    TextDelta | ReasoningDelta | ToolCallStart | ToolCallArgumentsDelta | StreamReset | StreamEnd,
     Field(discriminator="type"),
 ]
 
@@ -250,7 +327,14 @@ class _Call:
         self.arguments: list[str] = []
 
     def part(self) -> ToolCall:
-        return ToolCall(id=self.start.id, name=self.start.name, arguments="".join(self.arguments))
+        start = self.start
+        return ToolCall(
+            id=start.id,
+            name=start.name,
+            arguments="".join(self.arguments),
+            signature=start.signature,
+            signed_by=start.signed_by,
+        )
 
 
 class _Text:
@@ -265,9 +349,12 @@ class _Reasoning:
     def __init__(self) -> None:
         self.deltas: list[str] = []
         self.signature: str | None = None
+        self.signed_by: str | None = None
 
     def part(self) -> ReasoningPart:
-        return ReasoningPart(text="".join(self.deltas), signature=self.signature)
+        return ReasoningPart(
+            text="".join(self.deltas), signature=self.signature, signed_by=self.signed_by
+        )
 
 
 class Accumulator:
@@ -296,7 +383,7 @@ class Accumulator:
             case ReasoningDelta():
                 reasoning = self._open_reasoning()
                 reasoning.deltas.append(chunk.text)
-                reasoning.signature = chunk.signature
+                reasoning.signature, reasoning.signed_by = chunk.signature, chunk.signed_by
             case ToolCallStart():
                 if chunk.index in self._calls:
                     raise _malformed(f"tool call {chunk.index} starts twice")
@@ -306,6 +393,9 @@ class Accumulator:
                 if chunk.index not in self._calls:
                     raise _malformed(f"arguments for tool call {chunk.index}, which never started")
                 self._calls[chunk.index].arguments.append(chunk.text)
+            case StreamReset():
+                self._parts.clear()
+                self._calls.clear()
             case StreamEnd():
                 self.end = chunk
 
@@ -347,6 +437,7 @@ class Accumulator:
             finish_reason=self.end.finish_reason,
             usage=self.end.usage,
             cost=self.end.cost,
+            attempts=self.end.attempts,
         )
 
 

@@ -31,6 +31,10 @@ LlmgineError
 │   └── RemoteError             a handler elsewhere raised an error of a class unknown here
 ├── ToolDefinitionError         a function that cannot be offered as a tool
 ├── LLMError                    a model call failed; `kind` says how
+│   ├── BudgetError             it would have cost more than is left, or nobody knows how much
+│   ├── OutputError             no answer was of the type that was asked for
+│   │   └── OutputTruncatedError    the answer was cut off before its end
+│   ├── CassetteError           the cassette has no answer for this request, or cannot be read
 │   └── ScriptError             a scripted model was asked for more, or less, than its script
 ├── ContextError
 │   ├── ConversationConflictError   somebody else appended first
@@ -44,6 +48,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
 
 class LlmgineError(Exception):
@@ -299,10 +304,15 @@ class LLMErrorKind(StrEnum):
     BAD_RESPONSE = "bad_response"
     SERVER = "server"
     NETWORK = "network"
+    BUDGET = "budget"
+    LENGTH = "length"
+    """The answer was cut off where the whole of it was needed."""
 
 
 class LLMError(LlmgineError):
-    """A model call failed."""
+    """A model call failed. `attempts` (each a `contracts.Attempt`) says what the manager tried."""
+
+    attempts: tuple[Any, ...] = ()
 
     def __init__(
         self,
@@ -320,6 +330,36 @@ class LLMError(LlmgineError):
         self.status = status
         self.retry_after_s = retry_after_s
         super().__init__(message)
+
+
+class BudgetError(LLMError):
+    """The call was not made: it could have cost more than is left, or nobody knows how much.
+
+    `scope` is the cap that stood in the way: `call`, `session`, `user` or `day`.
+    """
+
+    def __init__(self, message: str, *, scope: str, model: str) -> None:
+        self.scope = scope
+        super().__init__(message, kind=LLMErrorKind.BUDGET, provider="budget", model=model)
+
+
+class OutputError(LLMError):
+    """No answer was of the type that was asked for; `tries` says what each of them was."""
+
+    def __init__(self, message: str, *, kind: LLMErrorKind, provider: str, model: str) -> None:
+        self.tries: tuple[Any, ...] = ()
+        super().__init__(message, kind=kind, provider=provider, model=model)
+
+
+class OutputTruncatedError(OutputError):
+    """The answer was cut off at the limit of output tokens, so it is not whole."""
+
+
+class CassetteError(LLMError):
+    """The cassette has no answer for this request, or cannot be read."""
+
+    def __init__(self, message: str, *, model: str = "") -> None:
+        super().__init__(message, kind=LLMErrorKind.BAD_REQUEST, provider="cassette", model=model)
 
 
 class ScriptError(LLMError):

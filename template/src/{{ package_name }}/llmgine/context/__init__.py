@@ -1,7 +1,7 @@
 # The template's file: `copier update` replaces it. Yours is everything outside llmgine/.
 """The conversation's log, and what of it goes into the next model call."""
 
-from .compiler import TokenCounter, compile_context, estimate_tokens
+from .compiler import TokenCounter, compile_context
 from .sqlite import SQLiteStore
 from .store import ContextStore, MemoryStore
 
@@ -11,5 +11,4 @@ __all__ = [
     "SQLiteStore",
     "TokenCounter",
     "compile_context",
-    "estimate_tokens",
 ]

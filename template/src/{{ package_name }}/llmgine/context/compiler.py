@@ -3,14 +3,12 @@
 
 from __future__ import annotations
 
-import string
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from ..contracts import (
     ChatMessage,
     Part,
-    ReasoningPart,
     TextPart,
     ToolCall,
     ToolResult,
@@ -18,46 +16,9 @@ from ..contracts import (
     ToolStatus,
 )
 from ..errors import ContextTooLargeError
+from ..tokens import estimate_tokens
 
 TokenCounter = Callable[[ChatMessage], int]
-
-_PROSE = (string.ascii_letters + " ").encode()
-_ASCII = bytes(range(128))
-_TOKENS_PER_PART = 4
-
-
-def estimate_tokens(message: ChatMessage) -> int:
-    """Tokens of the message: more than it costs for most text, less for random characters.
-
-    Letters and spaces count 4 to a token, digits and punctuation 2, and of everything beyond
-    ASCII 2.5 bytes of UTF-8. Against the vocabularies `cl100k_base` and `o200k_base` that gave
-    1.15 times the true number for English, 1.2 for code, 0.85 to 1.05 for JSON, 1.0 to 1.7 for
-    Chinese, Japanese and Korean, 1.0 to 4 for other scripts, and only 0.4 to 0.65 for UUIDs and
-    base64. Four more for each part stand for its role and its frame.
-
-    Source: https://help.openai.com/en/articles/4936856-what-are-tokens-and-how-to-count-them
-    """
-    text = "".join(map(_sent, message.parts)).encode(errors="surrogatepass")
-    not_prose = text.translate(None, _PROSE)
-    beyond_ascii = len(not_prose.translate(None, _ASCII))
-    signs = len(not_prose) - beyond_ascii
-    letters = len(text) - len(not_prose)
-    # In twentieths of a token, rounded up.
-    tokens = -(-(5 * letters + 10 * signs + 8 * beyond_ascii) // 20)
-    return tokens + _TOKENS_PER_PART * max(1, len(message.parts))
-
-
-def _sent(part: Part) -> str:
-    match part:
-        case TextPart():
-            return part.text
-        case ReasoningPart():
-            return part.text + (part.signature or "")
-        case ToolCall():
-            return part.id + part.name + part.arguments
-        case ToolResult():
-            return part.call_id + part.content
-
 
 NO_RESULT = "No result was recorded: the turn was cancelled or cut off before the tool answered."
 

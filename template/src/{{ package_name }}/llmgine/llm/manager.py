@@ -9,12 +9,12 @@ import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
-from typing import Protocol, runtime_checkable
 
 from pydantic import JsonValue, SecretStr
 
 from ..contracts import (
     Accumulator,
+    BlobPart,
     ChatMessage,
     Chunk,
     LLMRequest,
@@ -24,31 +24,11 @@ from ..contracts import (
     TextPart,
     ToolCall,
     ToolResult,
+    UriPart,
 )
 from ..errors import LLMError, UnknownModelError
 from ..observability import Observer, Span, semconv
-
-
-class Provider(Protocol):
-    """Answers model calls. Law: `accumulate(stream(request)) == await complete(request)`.
-
-    Both raise `LLMError` and nothing else when the call fails. A stream ends with exactly one
-    `StreamEnd`; closing it early closes the connection behind it.
-    """
-
-    @property
-    def name(self) -> str:
-        """The first half of a model's name: `openai` in `openai/gpt-5.1`."""
-        ...
-
-    async def complete(self, request: LLMRequest) -> LLMResponse: ...
-
-    def stream(self, request: LLMRequest) -> AsyncIterator[Chunk]: ...
-
-    async def aclose(self) -> None:
-        """Give back connections and threads; the provider is not used after it."""
-        ...
-
+from .provider import Checked, Provider
 
 Attributes = dict[str, str | bool | int | float | Sequence[str]]
 
@@ -151,6 +131,10 @@ def _part(part: Part) -> dict[str, JsonValue]:
             return {"type": "text", "content": part.text}
         case ReasoningPart():
             return {"type": "reasoning", "content": part.text}
+        case BlobPart():
+            return {"type": "blob", "mime_type": part.media_type, "size_bytes": len(part.data)}
+        case UriPart():
+            return {"type": "uri", "mime_type": part.media_type, "uri": part.uri}
         case ToolCall():
             return {
                 "type": "tool_call",
@@ -164,13 +148,6 @@ def _part(part: Part) -> dict[str, JsonValue]:
 
 # Providers that serve many models: their name alone does not say which.
 _NEED_A_MODEL = {"openai": "gpt-5.1", "litellm": "anthropic/claude-sonnet-4-5"}
-
-
-@runtime_checkable
-class Checked(Protocol):
-    """A provider that can tell, without a call, what a model of it lacks."""
-
-    def check(self, model: str) -> None: ...
 
 
 class LLMManager:

@@ -186,6 +186,26 @@ def _encode_message(message: ChatMessage) -> Iterator[dict[str, JsonValue]]:
         yield {"role": message.role, "content": message.text}
 
 
+class ChatCompletions:
+    """The format; `newer` servers insist on `max_completion_tokens`, others on `max_tokens`."""
+
+    path = "/chat/completions"
+
+    def __init__(self, *, newer: bool) -> None:
+        self._max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = (
+            "max_completion_tokens" if newer else "max_tokens"
+        )
+
+    def encode(self, request: LLMRequest, *, stream: bool) -> dict[str, JsonValue]:
+        return encode_request(request, stream=stream, max_tokens_field=self._max_tokens_field)
+
+    def decode(self, body: Any, request: LLMRequest, origin: Origin) -> Iterator[Chunk]:
+        return decode_response(body, request, origin)
+
+    def decoder(self, request: LLMRequest, origin: Origin) -> StreamDecoder:
+        return StreamDecoder(request, origin)
+
+
 def decode_response(body: Any, request: LLMRequest, origin: Origin) -> Iterator[Chunk]:
     """The chunks that a complete answer would have been streamed as.
 

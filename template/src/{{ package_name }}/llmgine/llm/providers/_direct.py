@@ -1,0 +1,269 @@
+# The template's file: `copier update` replaces it. Yours is everything outside llmgine/.
+"""A vendor's API straight over HTTP: what all of them have in common, whatever they are sent."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from contextlib import aclosing, asynccontextmanager
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from urllib.parse import urlsplit
+
+from pydantic import JsonValue, SecretStr
+from pydantic_core import from_json
+
+from ...contracts import Chunk, LLMRequest, LLMResponse, accumulate
+from ...errors import ConfigurationError, LLMError, LLMErrorKind
+from ._events import EventReader, EventTooLargeError
+from ._failures import GENERAL_FIXES, Origin, Refusal
+
+if TYPE_CHECKING:
+    from ._http import HttpReply, HttpServer
+
+_MAX_BODY_BYTES = 32 * 2**20
+
+
+class Decoder(Protocol):
+    """Turns the objects of one answer into chunks."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether the server has said why it stopped; only the usage may follow."""
+        ...
+
+    def feed(self, body: Any) -> Iterator[Chunk]:
+        """Take the next object of a stream.
+
+        Raises:
+            LLMError: the server reports an error in it, or it makes no sense.
+        """
+        ...
+
+    def end(self, *, said_done: bool) -> Iterator[Chunk]:
+        """The end of the stream, which the server announced or did not: the `StreamEnd` is last.
+
+        Raises:
+            LLMError: the stream was cut, or held no answer.
+        """
+        ...
+
+
+class WireFormat(Protocol):
+    """One API's form of our contracts."""
+
+    path: str
+    """Of the calls, below the base URL."""
+
+    def encode(self, request: LLMRequest, *, stream: bool) -> dict[str, JsonValue]:
+        """The body of the call; what the request leaves open is left to the server."""
+        ...
+
+    def decode(self, body: Any, request: LLMRequest, origin: Origin) -> Iterator[Chunk]:
+        """The chunks that a complete answer would have been streamed as.
+
+        Raises:
+            LLMError: it is not an answer, or says that the call failed.
+        """
+        ...
+
+    def decoder(self, request: LLMRequest, origin: Origin) -> Decoder: ...
+
+
+class DirectProvider:
+    """Posts to one server and reads its answer, whole or as it comes.
+
+    `timeout_s` limits each wait: for the connection, for the answer, between two pieces of a
+    stream. A request's own `timeout_s` limits the whole call. Nothing is opened before the first.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(
+        self,
+        wire: WireFormat,
+        *,
+        base_url: str,
+        base_url_variable: str,
+        headers: Mapping[str, str],
+        fixes: Mapping[LLMErrorKind, str],
+        secrets: tuple[str, ...] = (),
+        timeout_s: float = 60.0,
+    ) -> None:
+        """`base_url_variable` is what an error about the address tells the user to set.
+
+        Raises:
+            ConfigurationError: the address cannot be one.
+        """
+        self._wire = wire
+        self._base_url = base_url
+        self.server_address, self.server_port = parse_address(base_url, base_url_variable)
+        self._base_url_variable = base_url_variable
+        self._headers = {"Content-Type": "application/json", "User-Agent": "llmgine", **headers}
+        self._fixes = {**GENERAL_FIXES, **fixes}
+        self._secrets = secrets
+        self._timeout_s = timeout_s
+        self._server: HttpServer | None = None
+
+    async def complete(self, request: LLMRequest) -> LLMResponse:
+        """Ask, and wait for the whole answer.
+
+        Raises:
+            LLMError: the call failed; `kind` says how.
+        """
+        origin = self._origin(request)
+        async with self._post(request, origin, stream=False) as reply:
+            body = await _read_json(reply, origin)
+            return accumulate(self._wire.decode(body, request, origin))
+
+    async def stream(self, request: LLMRequest) -> AsyncIterator[Chunk]:
+        """Ask, and take the answer as it comes. Closing the iterator closes the connection.
+
+        Raises:
+            LLMError: the call failed; `kind` says how.
+        """
+        origin = self._origin(request)
+        async with self._post(request, origin, stream=True) as reply:
+            if reply.content_type in ("application/json", "text/html"):
+                # A server that cannot stream answers as if it had not been asked to.
+                for chunk in self._wire.decode(await _read_json(reply, origin), request, origin):
+                    yield chunk
+                return
+            decoder = self._wire.decoder(request, origin)
+            said_done = False
+            async with aclosing(_events(reply, origin, decoder)) as events:
+                async for event in events:
+                    said_done = event.strip() == "[DONE]"
+                    if said_done:
+                        break
+                    for chunk in decoder.feed(parse_json(event, origin)):
+                        yield chunk
+            for chunk in decoder.end(said_done=said_done):
+                yield chunk
+            await reply.drain()
+
+    async def aclose(self) -> None:
+        if self._server is not None:
+            await self._server.aclose()
+
+    @asynccontextmanager
+    async def _post(
+        self, request: LLMRequest, origin: Origin, *, stream: bool
+    ) -> AsyncIterator[HttpReply]:
+        """A reply that is not a refusal."""
+        server = self._server or await self._connect()
+        body = self._wire.encode(request, stream=stream)
+        whole_s = request.timeout_s or self._timeout_s
+        async with server.post(
+            json.dumps(body).encode(),
+            origin,
+            total_s=request.timeout_s if stream else whole_s,
+            silence_s=self._timeout_s if stream else whole_s,
+        ) as reply:
+            if not 200 <= reply.status < 300:
+                raise await self._refused(reply, origin)
+            yield reply
+
+    async def _connect(self) -> HttpServer:
+        # Importing aiohttp takes a third of a second: not in the event loop.
+        await asyncio.to_thread(import_module, "._http", __package__)
+        from ._http import HttpServer
+
+        self._server = server = self._server or HttpServer(self._endpoint(), self._headers)
+        return server
+
+    def _endpoint(self) -> str:
+        url = urlsplit(self._base_url)
+        return url._replace(path=f"{url.path.rstrip('/')}{self._wire.path}").geturl()
+
+    def _origin(self, request: LLMRequest) -> Origin:
+        server = urlsplit(self._base_url).netloc
+        return Origin(self.name, request.model, server, self._fixes, self._secrets)
+
+    async def _refused(self, reply: HttpReply, origin: Origin) -> LLMError:
+        if reply.status < 400:
+            host = urlsplit(reply.headers.get("Location", "")).hostname or "another path"
+            return origin.error(
+                LLMErrorKind.BAD_RESPONSE,
+                f"redirects to {host} (HTTP {reply.status})",
+                fix=f"Set {self._base_url_variable} to where it leads.",
+                status=reply.status,
+            )
+        text = (await reply.read(_MAX_BODY_BYTES)).decode("utf-8", "replace")
+        try:
+            body = from_json(text)
+        except ValueError:
+            title = re.search(r"<title>(.*?)</title>", text, re.DOTALL | re.IGNORECASE)
+            body = title[1] if title else "" if "<html" in text.lower() else text
+        return origin.refused(Refusal.parse(body, reply.status), reply.headers)
+
+
+def parse_address(base_url: str, variable: str) -> tuple[str, int]:
+    """Host and port.
+
+    Raises:
+        ConfigurationError: it is no address; the message names the variable to set.
+    """
+    try:
+        url = urlsplit(base_url)
+        if url.scheme in ("http", "https") and url.hostname and "@" not in url.netloc:
+            return url.hostname, url.port or (443 if url.scheme == "https" else 80)
+    except ValueError:
+        pass
+    raise ConfigurationError(
+        f"{variable} is no address that can be called. Write it like "
+        f"http://localhost:11434/v1, and a key into {variable.replace('BASE_URL', 'API_KEY')}."
+    )
+
+
+def check_key(key: SecretStr | str | None, variable: str) -> str:
+    """The key without the blanks around it; empty if there is none.
+
+    Raises:
+        ConfigurationError: it holds what no key does; the message names the variable, not the key.
+    """
+    plain = (key.get_secret_value() if isinstance(key, SecretStr) else key or "").strip()
+    if not plain.isascii() or (plain and not plain.isprintable()):
+        raise ConfigurationError(
+            f"{variable} holds characters that no key has; copy it again from its source."
+        )
+    return plain
+
+
+async def _events(reply: HttpReply, origin: Origin, decoder: Decoder) -> AsyncGenerator[str, None]:
+    reader = EventReader(_MAX_BODY_BYTES)
+    try:
+        while piece := await reply.read_piece():
+            for event in reader.feed(piece):
+                yield event
+    except EventTooLargeError as cause:
+        raise origin.error(LLMErrorKind.BAD_RESPONSE, f"sent {cause}") from cause
+    except LLMError:
+        # After the reason to stop, only the token counts can be missing.
+        if not decoder.finished:
+            raise
+    for event in reader.finish():
+        yield event
+
+
+async def _read_json(reply: HttpReply, origin: Origin) -> Any:
+    text = (await reply.read(_MAX_BODY_BYTES)).decode("utf-8", "replace")
+    if reply.content_type == "text/html":
+        raise origin.error(LLMErrorKind.BAD_RESPONSE, "answered with a web page")
+    return parse_json(text, origin)
+
+
+def parse_json(text: str, origin: Origin) -> Any:
+    """Raises: LLMError: it is no JSON."""
+    try:
+        return from_json(text)
+    except ValueError as error:
+        where = str(error)
+    try:
+        # Half of a surrogate pair, which a model can write, is JSON to Python alone.
+        repaired = json.dumps(json.loads(text), ensure_ascii=False).encode("utf-8", "replace")
+        return from_json(repaired)
+    except (ValueError, RecursionError):
+        raise origin.error(LLMErrorKind.BAD_RESPONSE, f"sent invalid JSON ({where})") from None
