@@ -1,4 +1,4 @@
-"""`python -m benchmarks [bus|durable|start|lifecycle ...] [--rounds N] [--long] [--write PAGE]`"""
+"""`python -m benchmarks [PART ...] [--rounds N] [--long] [--write PAGE]`"""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from . import pythons
 from .measure import ROOT, machine, progress
 from .report import BEGIN, END, Report, check_page, write_into
 
-PARTS = ["bus", "durable", "start", "lifecycle"]
+PARTS = ["bus", "durable", "llm", "start", "lifecycle"]
 
 
 def main() -> None:

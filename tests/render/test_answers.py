@@ -69,7 +69,10 @@ def test_the_answer_sets_hold_every_pair_of_choices() -> None:
         ({"model": "claude"}, "anthropic/claude-sonnet-4-5"),
         ({"model": 'openai/x"\ny = "z'}, "openai/<name>"),
         ({"context_store": "redis"}, r"\['sqlite', 'memory'\]"),
-        ({"extras": ["redis"]}, r"\['cron', 'faststream', 'litellm', 'nats', 'otlp', 'postgres'\]"),
+        (
+            {"extras": ["redis"]},
+            r"\['cron', 'faststream', 'litellm', 'nats', 'openai', 'otlp', 'postgres'\]",
+        ),
     ],
     ids=lambda value: str(value)[:40] if isinstance(value, dict) else "",
 )
@@ -89,7 +92,10 @@ def test_a_bad_answer_is_refused_with_what_is_allowed(
         ("gpt-5.1", "openai/gpt-5.1"),
         ("o3-mini", "openai/o3-mini"),
         ("openai/llama3.2:1b", "openai/llama3.2:1b"),
-        ("anthropic/claude-sonnet-4-5", "litellm/anthropic/claude-sonnet-4-5"),
+        ("anthropic/claude-sonnet-4-5", "anthropic/claude-sonnet-4-5"),
+        ("openai-responses/gpt-5.1", "openai-responses/gpt-5.1"),
+        ("openai-sdk/gpt-5.1", "openai-sdk/gpt-5.1"),
+        ("gemini/gemini-3-pro", "litellm/gemini/gemini-3-pro"),
         ("litellm/gemini/gemini-3-pro", "litellm/gemini/gemini-3-pro"),
         ("openrouter/meta-llama/llama-4:free", "litellm/openrouter/meta-llama/llama-4:free"),
     ],
@@ -102,6 +108,7 @@ def test_a_model_is_written_down_as_provider_and_model(
 
     assert config["model"] == canonical
     assert ("runtime,litellm" in _dependency(project)) == canonical.startswith("litellm/")
+    assert ("runtime,openai" in _dependency(project)) == canonical.startswith("openai-sdk/")
 
 
 @pytest.mark.parametrize(

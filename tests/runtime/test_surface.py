@@ -17,9 +17,10 @@ def test_the_surface_is_this_list():
         CommandResultEvent ContextStore Envelope Event EventHandlerFailedEvent EventRecorder
         LLMEngine LLMError LLMManager LLMRequest LLMResponse LLMResponseEvent LlmgineError
         MemoryStore MessageBus Metric MetricEvent Observer PromptCommand PromptResult Provider
-        Receipt RuntimeSettings SQLiteJournal SQLiteStore TextStreamedEvent ToolCall ToolCallEvent
-        ToolManager ToolResult ToolResultEvent ToolSpec TraceEvent Usage current_envelope
-        default_journal default_providers default_transport observe
+        Receipt Route RuntimeSettings SQLiteJournal SQLiteStore Target TextDiscardedEvent
+        TextStreamedEvent ToolCall ToolCallEvent ToolManager ToolResult ToolResultEvent ToolSpec
+        TraceEvent Usage current_envelope default_journal default_ledger default_providers
+        default_transport observe
         """.split()
     )
 

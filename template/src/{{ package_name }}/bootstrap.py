@@ -21,6 +21,7 @@ from .llmgine import (
     TextStreamedEvent,
     ToolManager,
     default_journal,
+    default_ledger,
     default_providers,
     default_transport,
     observe,
@@ -44,7 +45,12 @@ def bootstrap(
     )
     database = settings.data_dir / "app.db"
     store = SQLiteStore(database) if settings.context_store == "sqlite" else MemoryStore()
-    llm = LLMManager(providers or default_providers(settings), observer=observer)
+    llm = LLMManager(
+        providers or default_providers(settings),
+        models=settings.models,
+        ledger=default_ledger(settings),
+        observer=observer,
+    )
 
     tools = ToolManager(timeout_s=settings.tool_timeout_s, observer=observer)
     for tool in [current_time, *note_tools(Notes(database))]:

@@ -15,6 +15,7 @@ from app.llmgine.interfaces.cli.entry import (
 )
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
+BAD = errors.LLMErrorKind.BAD_RESPONSE
 CASES = [
     (errors.ConfigurationError("x"), 3),
     (errors.UnknownModelError("x"), 3),
@@ -26,6 +27,10 @@ CASES = [
     (errors.HandlerExistsError("x"), 3),
     (errors.LLMError("x", kind=errors.LLMErrorKind.SERVER, provider="openai"), 4),
     (errors.ScriptError("x"), 4),
+    (errors.BudgetError("x", scope="day", model="m"), 5),
+    (errors.OutputError("x", kind=BAD, provider="p", model="m"), 4),
+    (errors.OutputTruncatedError("x", kind=BAD, provider="p", model="m"), 4),
+    (errors.CassetteError("x"), 4),
     (errors.TurnLimitError("x"), 5),
     (errors.ContextTooLargeError("x", needed_tokens=2, budget_tokens=1), 5),
     (errors.StoreError("x"), 6),

@@ -10,6 +10,7 @@ import pytest
 from app.llmgine.bus import CommandResultEvent, MessageBus
 from app.llmgine.context import MemoryStore
 from app.llmgine.contracts import (
+    ChatMessage,
     Chunk,
     FinishReason,
     LLMRequest,
@@ -26,12 +27,13 @@ from app.llmgine.engine import (
     LLMResponseEvent,
     PromptCommand,
     PromptResult,
+    TextDiscardedEvent,
     TextStreamedEvent,
     ToolCallEvent,
     ToolResultEvent,
 )
 from app.llmgine.errors import LLMError, LLMErrorKind, TurnLimitError
-from app.llmgine.llm import LLMManager
+from app.llmgine.llm import LLMManager, RetryPolicy, Route, Target
 from app.llmgine.messages import Event
 from app.llmgine.settings import RuntimeSettings
 from app.llmgine.testing import ScriptedProvider
@@ -41,7 +43,7 @@ from app.llmgine.tools import ToolManager
 class Stage:
     """An engine on a bus, with a model that follows a script."""
 
-    def __init__(self, *steps: object, **settings: object) -> None:
+    def __init__(self, *steps: object, route: Route | None = None, **settings: object) -> None:
         self.model = ScriptedProvider(steps)
         self.store = MemoryStore()
         self.tools = ToolManager()
@@ -49,10 +51,12 @@ class Stage:
         self.events: list[Event] = []
         engine = LLMEngine(
             bus=self.bus,
-            llm=LLMManager({"scripted": lambda: self.model}),
+            llm=LLMManager(
+                {"scripted": lambda: self.model}, models={"route": route} if route else {}
+            ),
             tools=self.tools,
             store=self.store,
-            settings=RuntimeSettings(model="scripted", **settings),
+            settings=RuntimeSettings(model="route" if route else "scripted", **settings),
         )
         self.bus.register_command_handler(PromptCommand, engine.prompt)
 
@@ -200,8 +204,23 @@ async def test_a_turn_that_takes_too_long_ends_with_an_error():
             await stage.ask("Hang")
 
 
+async def test_the_calls_of_an_answer_that_was_cut_off_are_not_run():
+    cut = LLMResponse(
+        id="1",
+        model="m",
+        provider="scripted",
+        message=ChatMessage.assistant("", ToolCall(id="a", name="current_time", arguments="")),
+        finish_reason=FinishReason.LENGTH,
+    )
+    async with Stage(cut, "Shorter.").open() as stage:
+        result = await stage.ask("What time is it?")
+
+    (told,) = [event.result for event in stage.events if isinstance(event, ToolResultEvent)]
+    assert (told.status, result.text) == (ToolStatus.INVALID_ARGUMENTS, "Shorter.")
+
+
 async def test_a_failed_call_reaches_the_caller_and_keeps_the_question():
-    error = LLMError("No.", kind=LLMErrorKind.SERVER, provider="scripted")
+    error = LLMError("No.", kind=LLMErrorKind.BAD_REQUEST, provider="scripted")
     async with Stage(error, "Now.").open() as stage:
         with pytest.raises(LLMError, match="No"):
             await stage.ask("First")
@@ -209,6 +228,48 @@ async def test_a_failed_call_reaches_the_caller_and_keeps_the_question():
 
         assert result.text == "Now."
         assert (await stage.conversation())[0] == ("user", "First")
+
+
+CUT = LLMError("Cut.", kind=LLMErrorKind.NETWORK, provider="scripted")
+AGAIN = Route(
+    [Target("scripted"), Target("scripted/other")],
+    retry=RetryPolicy(retries=0),
+    restart_streams=True,
+)
+
+
+async def test_what_a_broken_stream_had_said_is_void_where_another_model_answers():
+    stage = Stage([TextDelta(text="Once up"), CUT], "Twice.", route=AGAIN)
+
+    async with stage.open():
+        result = await stage.ask("Tell me")
+
+    told = [e for e in stage.events if isinstance(e, TextStreamedEvent | TextDiscardedEvent)]
+    assert told == [
+        TextStreamedEvent(conversation_id="c1", text="Once up"),
+        TextDiscardedEvent(conversation_id="c1", reason="fallback after network"),
+        TextStreamedEvent(conversation_id="c1", text="Twice."),
+    ]
+    assert result.text == "Twice."
+    assert await stage.conversation() == [("user", "Tell me"), ("assistant", "Twice.")]
+
+
+async def test_a_turn_that_fails_after_a_restart_keeps_only_what_was_said_last():
+    cut_twice = [[TextDelta(text=text), CUT] for text in ("Once up", "Twice ")]
+    stage = Stage(*cut_twice, route=AGAIN)
+
+    async with stage.open():
+        with pytest.raises(LLMError, match="Cut"):
+            await stage.ask("Tell me")
+
+    assert await stage.conversation() == [("user", "Tell me"), ("assistant", "Twice ")]
+
+
+async def test_the_call_counts_against_the_budget_of_the_commands_user():
+    async with Stage("Hello!").open() as stage:
+        await stage.bus.execute(PromptCommand(conversation_id="c", prompt="Hi", user_id="ada"))
+
+    assert stage.model.requests[0].user_id == "ada"
 
 
 class Endless:

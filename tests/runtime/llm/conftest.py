@@ -1,13 +1,15 @@
-"""A fake OpenAI for each test that asks for one."""
+"""A server of the fake vendors for each test that asks for one."""
 
 from collections.abc import AsyncIterator
 
 import pytest
 
-from runtime.llm.fake_openai import FakeOpenAI
+from runtime.llm.vendors import VendorServer
+
+pytest.register_assert_rewrite("runtime.llm.conformance")
 
 
 @pytest.fixture
-async def server() -> AsyncIterator[FakeOpenAI]:
-    async with FakeOpenAI() as fake:
+async def server() -> AsyncIterator[VendorServer]:
+    async with VendorServer() as fake:
         yield fake

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from hypothesis import strategies as st
+
 from app.llmgine.contracts import (
     ChatMessage,
     LLMRequest,
@@ -34,3 +36,9 @@ def call_delta(finish_reason: str | None = None, **fields: Any) -> dict[str, Any
 
 def body(**message: Any) -> dict[str, Any]:
     return {"id": "x", "choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
+
+
+def draw_pieces(data: st.DataObject, text: Any) -> list[Any]:
+    """Text or bytes, cut anywhere."""
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=4)))
+    return [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]

@@ -8,19 +8,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.llmgine.contracts import (
+    BlobPart,
     ChatMessage,
     FinishReason,
     LLMRequest,
+    OutputSpec,
     ReasoningPart,
+    Role,
     TextPart,
     ToolCall,
     ToolResult,
     ToolSpec,
     ToolStatus,
+    UriPart,
     Usage,
 )
 from app.llmgine.errors import LLMError, LLMErrorKind
 from app.llmgine.llm.providers._chat_completions import (
+    ChatCompletions,
     complete,
     decode_usage,
     encode_request,
@@ -93,6 +98,168 @@ def test_what_the_request_leaves_open_is_not_sent() -> None:
     assert sent == {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 
 
+# What goes back to the server that signed it.
+
+DETAILS = [
+    {"type": "reasoning.text", "text": "Hm.", "signature": "sig", "index": 0},
+    {"type": "reasoning.encrypted", "data": "eA==", "id": "rs_1", "index": 1},
+]
+THOUGHTFUL_CALL = {
+    "id": "c1",
+    "type": "function",
+    "function": {"name": "find", "arguments": "{}"},
+    "extra_content": {"google": {"thought_signature": "c2ln"}},
+}
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"content": "Wait.", "reasoning_content": "Hm."},
+        {"content": "Wait.", "reasoning_details": DETAILS},
+        {
+            "content": "Wait.",
+            "reasoning_details": [
+                {"type": "reasoning.text", "text": "a", "signature": "s"},
+                {"type": "reasoning.text", "text": "b", "signature": "t"},
+            ],
+        },
+        {"content": None, "tool_calls": [THOUGHTFUL_CALL]},
+        {"content": None, "tool_calls": [THOUGHTFUL_CALL], "reasoning_content": "Hm."},
+    ],
+)
+def test_what_the_server_signed_goes_back_to_it_alone(said: dict[str, Any]) -> None:
+    answer = complete(body(**said), REQUEST, ORIGIN).message
+
+    def sent_by(wire: ChatCompletions) -> Any:
+        messages: Any = wire.encode(LLMRequest(model="m", messages=(answer,)), stream=False)[
+            "messages"
+        ]
+        return messages[0]
+
+    assert sent_by(ChatCompletions(newer=False)) == {"role": "assistant", **said}
+    for other in (ChatCompletions(newer=True), ChatCompletions(newer=False, provider="other")):
+        fields = {"reasoning_content", "reasoning_details", "extra_content"}
+        assert not fields & {*sent_by(other), *sent_by(other).get("tool_calls", [{}])[0]}
+
+
+def test_details_of_the_reasoning_may_come_in_pieces_and_after_the_text() -> None:
+    pieces = [
+        delta(reasoning="Hm", reasoning_details=[{**DETAILS[0], "text": "Hm", "signature": None}]),
+        delta(reasoning=".", reasoning_details=[{**DETAILS[0], "text": "."}]),
+        delta(content="Yes", reasoning_details=[]),
+        delta("stop", reasoning_details=[DETAILS[1]]),
+    ]
+
+    said = {"reasoning": "Hm.", "content": "Yes", "reasoning_details": DETAILS}
+    assert streamed(pieces) == complete(body(**said), REQUEST, ORIGIN)
+
+
+def test_a_signature_that_cannot_be_read_is_not_sent() -> None:
+    thought = ReasoningPart(text="Hm.", signature="no JSON", signed_by="openai")
+    request = LLMRequest(
+        model="m", messages=(ChatMessage(role="assistant", parts=(thought, TextPart(text="a"))),)
+    )
+
+    sent = ChatCompletions(newer=False).encode(request, stream=False)["messages"]
+
+    assert sent == [{"role": "assistant", "content": "a"}]
+
+
+# Files, schemas, and what only one vendor knows.
+
+
+@pytest.mark.parametrize(
+    ("part", "item"),
+    [
+        (
+            BlobPart(media_type="image/png", data=b"\x00\xff"),
+            {"type": "image_url", "image_url": {"url": "data:image/png;base64,AP8="}},
+        ),
+        (
+            UriPart(uri="https://x.example/a.png", media_type="image/png"),
+            {"type": "image_url", "image_url": {"url": "https://x.example/a.png"}},
+        ),
+        (
+            BlobPart(media_type="audio/mpeg", data=b"R"),
+            {"type": "input_audio", "input_audio": {"data": "Ug==", "format": "mp3"}},
+        ),
+        (
+            BlobPart(media_type="application/pdf", data=b"%"),
+            {
+                "type": "file",
+                "file": {"filename": "file.pdf", "file_data": "data:application/pdf;base64,JQ=="},
+            },
+        ),
+        (
+            UriPart(uri="file-1", media_type="application/pdf"),
+            {"type": "file", "file": {"file_id": "file-1"}},
+        ),
+    ],
+)
+def test_files_are_sent_in_their_place(part: BlobPart | UriPart, item: Any) -> None:
+    message = ChatMessage(role="user", parts=(part, TextPart(text="What is it?")))
+
+    body: Any = ChatCompletions(newer=True).encode(
+        LLMRequest(model="m", messages=(message,)), stream=False
+    )
+
+    assert body["messages"][0]["content"] == [item, {"type": "text", "text": "What is it?"}]
+
+
+@pytest.mark.parametrize(
+    ("role", "part", "words"),
+    [
+        ("user", BlobPart(media_type="video/mp4", data=b"", name="a.mp4"), "video/mp4 'a.mp4'"),
+        ("user", BlobPart(media_type="audio/ogg", data=b""), "audio/ogg"),
+        ("user", UriPart(uri="https://x.example/a.pdf", media_type="application/pdf"), "address"),
+        ("system", BlobPart(media_type="image/png", data=b""), "role 'system'"),
+        ("assistant", BlobPart(media_type="image/png", data=b""), "role 'assistant'"),
+    ],
+)
+def test_a_file_that_cannot_be_sent_is_refused_by_name(role: Role, part: Any, words: str) -> None:
+    request = LLMRequest(model="m", messages=(ChatMessage(role=role, parts=(part,)),))
+
+    with pytest.raises(LLMError, match=words) as caught:
+        ChatCompletions(newer=True).encode(request, stream=False)
+
+    assert (caught.value.kind, caught.value.provider) == (LLMErrorKind.BAD_REQUEST, "openai")
+
+
+@pytest.mark.parametrize("keys", [["a"], []])
+def test_a_schema_is_enforced_where_it_can_be(keys: list[str]) -> None:
+    schema: dict[str, Any] = {
+        "type": "object",
+        "properties": {"a": {"type": "string"}},
+        "required": keys,
+        "additionalProperties": False,
+    }
+    request = REQUEST.model_copy(update={"output": OutputSpec(name="thing", parameters=schema)})
+
+    assert ChatCompletions(newer=True).encode(request, stream=False)["response_format"] == {
+        "type": "json_schema",
+        "json_schema": {"name": "thing", "schema": schema, "strict": bool(keys)},
+    }
+
+
+def test_what_only_one_vendor_knows_is_merged_into_what_is_sent() -> None:
+    extra: dict[str, Any] = {
+        "stream_options": {"continuous": True},
+        "provider": {"order": ["a"]},
+        "temperature": 1,
+    }
+    request = REQUEST.model_copy(update={"extra_body": extra, "temperature": 0.0})
+
+    body = encode_request(request, stream=True, max_tokens_field="max_tokens")
+
+    assert body["stream_options"] == {"include_usage": True, "continuous": True}
+    assert (body["provider"], body["temperature"]) == ({"order": ["a"]}, 1)
+    assert extra["stream_options"] == {"continuous": True}
+
+
+# What comes back.
+
+
 @pytest.mark.parametrize(
     ("theirs", "ours"),
     [
@@ -121,6 +288,9 @@ def test_an_answer_with_calls_stopped_for_them_whatever_the_server_says(said: st
         ({}, None),
         ({"prompt_tokens": 1, "completion_tokens": None}, None),
         ({"prompt_tokens": 1, "completion_tokens": -1}, None),
+        ({"prompt_tokens": True, "completion_tokens": 1}, None),
+        ({"prompt_tokens": "1", "completion_tokens": 1.0}, None),
+        (["prompt_tokens"], None),
         (
             {"prompt_tokens": 1, "completion_tokens": 2, "prompt_tokens_details": None},
             Usage(input_tokens=1, output_tokens=2),
@@ -160,19 +330,30 @@ def test_tokens_are_counted_in_every_dialect(usage: Any, ours: Usage | None) -> 
     assert decode_usage(usage) == ours
 
 
-@pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])
-def test_reasoning_is_kept_apart_from_the_answer(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "signature"), [("reasoning_content", "reasoning_content"), ("reasoning", None)]
+)
+def test_reasoning_is_kept_apart_from_the_answer(name: str, signature: str | None) -> None:
     response = streamed([delta(**{name: "Hm"}), delta(**{name: "."}), delta("stop", content="Yes")])
 
-    assert response.message.parts == (ReasoningPart(text="Hm."), TextPart(text="Yes"))
+    signed_by = "openai" if signature else None
+    assert response.message.parts == (
+        ReasoningPart(text="Hm.", signature=signature, signed_by=signed_by),
+        TextPart(text="Yes"),
+    )
 
 
-def test_text_may_come_as_parts_and_a_refusal_is_text() -> None:
-    parts = [{"type": "text", "text": "I "}, {"type": "text", "text": "will not: "}, 7]
+def test_text_may_come_as_parts() -> None:
+    parts = [{"type": "text", "text": "I "}, {"type": "text", "text": "will."}, 7]
 
-    response = complete(body(content=parts, refusal="no."), REQUEST, ORIGIN)
+    assert complete(body(content=parts), REQUEST, ORIGIN).text == "I will."
 
-    assert response.text == "I will not: no."
+
+def test_a_refusal_is_text_and_a_reason_to_stop() -> None:
+    response = streamed([delta(refusal="I will"), delta("stop", refusal=" not.")])
+
+    assert response == complete(body(refusal="I will not."), REQUEST, ORIGIN)
+    assert (response.text, response.finish_reason) == ("I will not.", FinishReason.CONTENT_FILTER)
 
 
 @pytest.mark.parametrize(
@@ -193,6 +374,27 @@ def test_a_stream_without_choices_is_a_bad_response() -> None:
     assert caught.value.kind is LLMErrorKind.BAD_RESPONSE
 
 
+def test_azure_tells_a_filtered_prompt_without_any_choices() -> None:
+    hate = {"hate": {"filtered": True, "severity": "high"}}
+    results = [{"prompt_index": 0, "content_filter_results": hate}]
+
+    with pytest.raises(LLMError, match="filtered the prompt") as caught:
+        streamed([{"choices": [], "prompt_filter_results": results}])
+
+    assert caught.value.kind is LLMErrorKind.CONTENT_FILTER
+
+
+def test_what_azure_tells_first_of_a_good_prompt_is_no_error() -> None:
+    hate = {"hate": {"filtered": False, "severity": "safe"}}
+    results = [{"prompt_index": 0, "content_filter_results": hate}]
+
+    answer = streamed(
+        [{"choices": [], "prompt_filter_results": results}, delta("stop", content="a")]
+    )
+
+    assert answer.text == "a"
+
+
 def test_an_answer_of_nothing_is_an_empty_message() -> None:
     assert complete(body(content=None), REQUEST, ORIGIN).message.parts == ()
 
@@ -207,6 +409,12 @@ def test_an_answer_of_nothing_is_an_empty_message() -> None:
         ({"message": "no", "code": "invalid_api_key"}, LLMErrorKind.AUTHENTICATION, None),
         ({"code": "context_length_exceeded"}, LLMErrorKind.CONTEXT_LENGTH, None),
         ("overloaded", LLMErrorKind.SERVER, None),
+        # Azure.
+        (
+            {"code": "content_filter", "innererror": {"code": "ResponsibleAIPolicyViolation"}},
+            LLMErrorKind.CONTENT_FILTER,
+            None,
+        ),
     ],
 )
 def test_an_error_inside_a_good_answer_is_an_error(
@@ -218,6 +426,15 @@ def test_an_error_inside_a_good_answer_is_an_error(
     assert (caught.value.kind, caught.value.status) == (kind, status)
 
 
+def test_a_choice_may_tell_the_error_that_ended_it() -> None:
+    failed = {"choices": [{"delta": {}, "error": {"code": 502, "message": "gone"}}]}
+
+    with pytest.raises(LLMError, match="gone") as caught:
+        streamed([delta(content="a"), failed])
+
+    assert caught.value.kind is LLMErrorKind.SERVER
+
+
 def test_a_stream_that_ends_without_a_reason_was_cut() -> None:
     with pytest.raises(LLMError, match="cut the stream") as caught:
         streamed([delta(content="a")], said_done=False)
@@ -227,11 +444,15 @@ def test_a_stream_that_ends_without_a_reason_was_cut() -> None:
 
 FIELDS = (
     "arguments choices completion_tokens content delta error finish_reason function id index "
-    "message name prompt_tokens reasoning tool_calls usage"
+    "message name prompt_tokens reasoning reasoning_details tool_calls usage"
 )
 json_values = st.recursive(
     st.none() | st.integers() | st.text(),
-    lambda values: st.lists(values) | st.dictionaries(st.sampled_from(FIELDS.split()), values),
+    lambda values: (
+        st.lists(values, max_size=3)
+        | st.dictionaries(st.sampled_from(FIELDS.split()), values, max_size=5)
+    ),
+    max_leaves=12,
 )
 
 

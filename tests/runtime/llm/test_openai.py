@@ -70,11 +70,26 @@ async def test_the_key_is_sent_as_a_bearer_token(server: FakeOpenAI) -> None:
 
 
 @pytest.mark.parametrize(
+    ("address", "headers"),
+    [
+        ("https://api.openai.com/v1", {"Authorization": f"Bearer {KEY}"}),
+        ("https://mine.openai.azure.com/openai/v1", {"api-key": KEY}),
+        ("https://mine.services.ai.azure.com/openai/v1", {"api-key": KEY}),
+        ("https://azure.com.example/v1", {"Authorization": f"Bearer {KEY}"}),
+    ],
+)
+def test_azure_gets_the_key_in_its_own_header(address: str, headers: dict[str, str]) -> None:
+    sent = OpenAIProvider(KEY, address)._headers
+
+    assert {name: sent[name] for name in ("Authorization", "api-key") if name in sent} == headers
+
+
+@pytest.mark.parametrize(
     ("end", "path"),
     [
         ("", "/v1/chat/completions"),
         ("/", "/v1/chat/completions"),
-        ("/?v=1", "/v1/chat/completions?v=1"),
+        ("/?api-version=2024-10-21", "/v1/chat/completions?api-version=2024-10-21"),
     ],
 )
 async def test_how_the_address_ends_makes_no_difference(
@@ -141,9 +156,15 @@ def test_the_host_decides_how_the_limit_on_tokens_is_called(address: str, field:
         (Raw([b"\xff\xfe"], 500), "server", "HTTP 500"),
         (Raw([], 307, {"Location": "https://other.example/v1"}), "bad_response", "other.example"),
         (Raw([b"<html>hello"], 200, {"Content-Type": "text/html"}), "bad_response", "web page"),
+        (Raw([b"\n <!DOCTYPE html>"], 200, JSON), "bad_response", "web page"),
         (Raw([b'{"choices": ['], 200, JSON), "bad_response", "invalid JSON"),
         (Raw([b"[" * 100_000], 200, JSON), "bad_response", "invalid JSON"),
         (whole({"choices": []}), "bad_response", "without any choices"),
+        (
+            refusal(400, "The prompt was filtered", code="content_filter"),
+            "content_filter",
+            "other words",
+        ),
         (whole({"error": {"message": "late", "code": 429}}), "rate_limit", "late"),
         (Raw([b'{"id": "x",'], 200, JSON, then="cut"), "network", "broke the connection"),
         (Raw(head=b"SSH-2.0-OpenSSH_9.2\r\n\r\n", then="cut"), "bad_response", "HTTP"),
@@ -191,6 +212,8 @@ async def test_a_host_that_is_no_host_is_a_network_error() -> None:
         ({"retry-after-ms": "1500", "retry-after": "2"}, 1.5),
         ({"Retry-After": "soon"}, None),
         ({"Retry-After": "-1"}, None),
+        ({"Retry-After": "9" * 400}, None),
+        ({"Retry-After": "Fri, 31 Dec 9999 23:59:59 -2359"}, None),
         ({"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0.0),
         ({}, None),
     ],

@@ -122,9 +122,13 @@ async def test_an_event_that_is_not_json_is_a_bad_response(server: FakeOpenAI, e
     assert error.kind is LLMErrorKind.BAD_RESPONSE
 
 
-async def test_a_server_that_cannot_stream_may_answer_whole(server: FakeOpenAI) -> None:
+@pytest.mark.parametrize("label", ["application/json", "text/event-stream", "text/plain", None])
+async def test_a_server_that_cannot_stream_may_answer_whole_under_any_label(
+    server: FakeOpenAI, label: str | None
+) -> None:
     body = whole(Answer("Hello").body("gpt-x"))
-    server.will(body, body)
+    headers = {"Content-Type": label} if label else {}
+    server.will(replace(body, pieces=[b" \n", *body.pieces], headers=headers), body)
     provider = OpenAIProvider(None, server.url)
 
     response = accumulate([chunk async for chunk in provider.stream(REQUEST)])
@@ -132,6 +136,18 @@ async def test_a_server_that_cannot_stream_may_answer_whole(server: FakeOpenAI) 
     await provider.aclose()
 
     assert response == expected
+
+
+@pytest.mark.parametrize("label", ["application/json", "text/html", "text/plain", None])
+async def test_a_stream_is_a_stream_under_any_label(server: FakeOpenAI, label: str | None) -> None:
+    headers = {"Content-Type": label} if label else {}
+    server.will(replace(stream(b"\n", *EVENTS, "[DONE]"), headers=headers))
+    provider = OpenAIProvider(None, server.url)
+
+    response = accumulate([chunk async for chunk in provider.stream(REQUEST)])
+    await provider.aclose()
+
+    assert response.text == "Hello, wörld."
 
 
 async def test_a_line_may_be_long_but_not_endless(server: FakeOpenAI) -> None:
@@ -236,23 +252,30 @@ async def test_a_server_that_takes_no_connection_is_given_up() -> None:
 # Connections.
 
 
-async def test_closing_a_stream_closes_its_connection_at_once(server: FakeOpenAI) -> None:
+async def test_closing_a_stream_closes_its_connection_within_a_second(
+    server: FakeOpenAI,
+) -> None:
     server.will(stream(*EVENTS[:3], then="hang"))
     provider = OpenAIProvider(None, server.url)
 
     async with aclosing(provider.stream(REQUEST)) as chunks:  # type: ignore[type-var]
         first = await anext(chunks)
-    await asyncio.wait_for(server.client_left(), 5)
+    await asyncio.wait_for(server.client_left(), 1)
     await provider.aclose()
 
     assert first == TextDelta(text="Hello")
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-async def test_cancelling_a_call_closes_its_connection_at_once(
-    server: FakeOpenAI, streaming: bool
+@pytest.mark.parametrize(
+    "reply",
+    [SILENCE, Raw([], then="hang"), Raw([b'{"id":'], headers=JSON, then="hang")],
+    ids=["no head", "no byte", "half a body"],
+)
+async def test_cancelling_a_call_closes_its_connection_within_a_second(
+    server: FakeOpenAI, reply: Raw, streaming: bool
 ) -> None:
-    server.will(SILENCE)
+    server.will(reply)
     provider = OpenAIProvider(None, server.url)
 
     async def call() -> None:
@@ -264,8 +287,8 @@ async def test_cancelling_a_call_closes_its_connection_at_once(
     task = asyncio.create_task(call())
     await server.asked()
     task.cancel()
+    await asyncio.wait_for(server.client_left(), 1)
     await asyncio.gather(task, return_exceptions=True)
-    await asyncio.wait_for(server.client_left(), 5)
     await provider.aclose()
 
     assert task.cancelled()

@@ -7,15 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.llmgine.contracts import (
-    ChatMessage,
-    ToolCall,
-)
+from app.llmgine.contracts import ChatMessage, FinishReason, ToolCall
+from app.llmgine.errors import LLMError, LLMErrorKind
 from app.llmgine.llm.providers._chat_completions import (
     complete,
 )
 from app.llmgine.llm.providers._events import EventReader
-from runtime.llm.deltas import ORIGIN, REQUEST, body, call_delta, delta, streamed
+from runtime.llm.deltas import ORIGIN, REQUEST, body, call_delta, delta, draw_pieces, streamed
 from runtime.llm.fake_openai import as_event
 
 
@@ -117,16 +115,31 @@ def test_arguments_are_passed_on_exactly_as_the_model_wrote_them(arguments: str)
     assert complete(body(tool_calls=[call]), REQUEST, ORIGIN).tool_calls[0].arguments == arguments
 
 
+@pytest.mark.parametrize("arguments", ['{"x": [1, ', "", '{"x": "'])
+def test_a_call_that_was_cut_off_is_passed_on_as_far_as_it_came(arguments: str) -> None:
+    function = {"name": "f", "arguments": arguments}
+
+    response = streamed([call_delta(index=0, id="a", function=function), delta("length")])
+
+    assert response.tool_calls == (ToolCall(id="a", name="f", arguments=arguments),)
+    assert response.finish_reason is FinishReason.LENGTH
+
+
+@pytest.mark.parametrize("function", [None, {}, {"name": ""}, {"name": 7, "arguments": "{}"}])
+def test_a_call_without_a_name_is_a_bad_response(function: Any) -> None:
+    with pytest.raises(LLMError, match="without its name") as caught:
+        complete(body(tool_calls=[{"id": "a", "function": function}]), REQUEST, ORIGIN)
+    with pytest.raises(LLMError, match="without its name"):
+        streamed([call_delta(index=0, id="a", function=function), delta("tool_calls")])
+
+    assert caught.value.kind is LLMErrorKind.BAD_RESPONSE
+
+
 # Ids repeat or are missing, so that both are part of the law.
 ids = st.none() | st.sampled_from(["a", "b", "c"])
 names = st.sampled_from(["current_time", "save_note"])
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 calls = st.lists(st.tuples(ids, names, texts), max_size=4)
-
-
-def draw_pieces(data: st.DataObject, text: Any) -> list[Any]:
-    cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=4)))
-    return [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
 
 
 def draw_interleaving(data: st.DataObject, queues: list[list[Any]]) -> list[Any]:
@@ -148,22 +161,72 @@ def draw_call(data: st.DataObject, index: int, call: tuple[str | None, str, str]
     return deltas
 
 
-@given(calls, texts, texts, st.booleans(), st.data())
+def sign(signature: str | None) -> dict[str, Any]:
+    """As Gemini does it."""
+    google = {"thought_signature": signature}
+    return {"extra_content": {"google": google}} if signature else {}
+
+
+def draw_details(data: st.DataObject, details: list[dict[str, Any]]) -> list[Any]:
+    """The deltas of OpenRouter's details: texts in pieces, the signature with the last."""
+    deltas = []
+    for item in details:
+        if "text" not in item:
+            deltas.append(delta(reasoning_details=[item]))
+            continue
+        rest = {name: value for name, value in item.items() if name != "signature"}
+        pieces = [{**rest, "text": piece} for piece in draw_pieces(data, item["text"])]
+        pieces[-1] = {**item, "text": pieces[-1]["text"]}
+        deltas += [delta(reasoning_details=[piece]) for piece in pieces]
+    return deltas
+
+
+details = st.lists(
+    st.fixed_dictionaries(
+        {"type": st.just("reasoning.text"), "text": texts},
+        optional={"signature": st.sampled_from(["s", "t"]), "format": st.just("v1")},
+    )
+    | st.fixed_dictionaries({"type": st.just("reasoning.encrypted"), "data": texts}),
+    max_size=3,
+)
+
+
+@given(
+    calls,
+    texts,
+    texts,
+    st.sampled_from(["reasoning", "reasoning_content"]),
+    details,
+    st.booleans(),
+    st.data(),
+)
 def test_a_stream_spells_the_whole_answer_however_it_is_cut_and_mixed(
     calls: list[tuple[str | None, str, str]],
     text: str,
     reasoning: str,
+    reasoning_field: str,
+    details: list[Any],
     usage: bool,
     data: st.DataObject,
 ) -> None:
     counts = {"prompt_tokens": 3, "completion_tokens": 4} if usage else None
-    spelled = [{"id": i, "function": {"name": n, "arguments": a}} for i, n, a in calls]
-    whole = body(content=text or None, reasoning=reasoning, tool_calls=spelled) | {"usage": counts}
+    signatures = [data.draw(st.none() | st.just(f"sig {index}")) for index in range(len(calls))]
+    spelled = [
+        {"id": i, "function": {"name": n, "arguments": a}, **sign(signature)}
+        for (i, n, a), signature in zip(calls, signatures, strict=True)
+    ]
+    details = [{**item, "index": index} for index, item in enumerate(details)]
+    said = {"content": text or None, "tool_calls": spelled, "reasoning_details": details}
+    whole = body(**{reasoning_field: reasoning}, **said) | {"usage": counts}
 
-    deltas = [delta(reasoning=piece) for piece in draw_pieces(data, reasoning)]
+    deltas = [delta(**{reasoning_field: piece}) for piece in draw_pieces(data, reasoning)]
     deltas += [delta(content=piece) for piece in draw_pieces(data, text)]
     queues = [draw_call(data, index, call) for index, call in enumerate(calls)]
+    for queue, signature in zip(queues, signatures, strict=True):
+        queue[0] |= sign(signature)
     deltas += [delta(tool_calls=[item]) for item in draw_interleaving(data, queues)]
+    # OpenRouter's details come beside the rest, to its very end.
+    deltas = draw_interleaving(data, [deltas, draw_details(data, details)])
     events = [*deltas, delta("stop"), {"id": "x", "choices": [], "usage": counts}]
     sent = b"".join(as_event(event) for event in events)
     reader = EventReader(100_000)

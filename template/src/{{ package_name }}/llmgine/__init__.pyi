@@ -9,6 +9,9 @@ from .application import (
     default_journal as default_journal,
 )
 from .application import (
+    default_ledger as default_ledger,
+)
+from .application import (
     default_providers as default_providers,
 )
 from .application import (
@@ -81,6 +84,9 @@ from .engine import (
     PromptResult as PromptResult,
 )
 from .engine import (
+    TextDiscardedEvent as TextDiscardedEvent,
+)
+from .engine import (
     TextStreamedEvent as TextStreamedEvent,
 )
 from .engine import (
@@ -96,6 +102,12 @@ from .llm import (
 )
 from .llm import (
     Provider as Provider,
+)
+from .llm import (
+    Route as Route,
+)
+from .llm import (
+    Target as Target,
 )
 from .messages import (
     Command as Command,

@@ -6,8 +6,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from decimal import Decimal
 from types import TracebackType
 from typing import Any, Protocol, Self
+from urllib.parse import urlsplit
 
 from .bus import MessageBus
 from .context import ContextStore
@@ -16,6 +18,8 @@ from .engine import PromptResult
 from .errors import ConfigurationError
 from .llm import LLMManager, Provider
 from .llm import default_providers as builtin_providers
+from .llm.budget import Budget, Cap, Ledger
+from .llm.prices import PriceTable
 from .messages import Command
 from .observability import JsonlSink, Observer, Redactor, configure_logging, otlp_exporter
 from .settings import RuntimeSettings
@@ -37,6 +41,11 @@ class Application:
 
     def __post_init__(self) -> None:
         self._stack = AsyncExitStack()
+        if self.llm.ledger is None and default_budget(self.settings) != Budget():
+            raise ConfigurationError(
+                "A budget is set, but nothing holds model calls to it. In bootstrap.py, give "
+                "LLMManager the argument ledger=default_ledger(settings)."
+            )
 
     async def __aenter__(self) -> Self:
         stack = self._stack
@@ -129,6 +138,57 @@ def default_transport(settings: RuntimeSettings) -> Transport | None:
     return NatsTransport(url)
 
 
+def default_prices(settings: RuntimeSettings) -> PriceTable:
+    """The prices that come with the runtime, under those of the settings' `prices_file`.
+
+    Where a base URL is not the vendor's own, the vendor's prices do not hold.
+
+    Raises:
+        ConfigurationError: the file cannot be read, or is wrong.
+    """
+    homes = {
+        "openai": (settings.openai_base_url, "api.openai.com"),
+        "anthropic": (settings.anthropic_base_url, "api.anthropic.com"),
+    }
+    elsewhere = [vendor for vendor, (url, home) in homes.items() if url and _host(url) != home]
+    return PriceTable.load(settings.prices_file, elsewhere=elsewhere)
+
+
+def _host(url: str) -> str | None:
+    try:
+        return urlsplit(url.strip()).hostname
+    except ValueError:
+        return None
+
+
+def default_budget(settings: RuntimeSettings) -> Budget:
+    """The caps that the settings name."""
+
+    def cap(usd: Decimal | None, tokens: int | None) -> Cap | None:
+        return None if usd is None and tokens is None else Cap(usd=usd, tokens=tokens)
+
+    return Budget(
+        call=cap(settings.budget_call_usd, settings.budget_call_tokens),
+        session=cap(settings.budget_session_usd, settings.budget_session_tokens),
+        user=cap(settings.budget_user_usd, settings.budget_user_tokens),
+        day=cap(settings.budget_day_usd, settings.budget_day_tokens),
+    )
+
+
+def default_ledger(settings: RuntimeSettings) -> Ledger:
+    """The ledger of the settings' budget: beside the conversations, or in memory as they are.
+
+    Raises:
+        ConfigurationError: the settings' `prices_file` cannot be read, or is wrong.
+    """
+    in_memory = settings.context_store == "memory"
+    return Ledger(
+        None if in_memory else settings.data_dir / "app.db",
+        default_budget(settings),
+        default_prices(settings),
+    )
+
+
 def default_providers(settings: RuntimeSettings) -> Mapping[str, Callable[[], Provider]]:
     """The providers that come with the runtime, by the first half of a model's name.
 
@@ -137,6 +197,8 @@ def default_providers(settings: RuntimeSettings) -> Mapping[str, Callable[[], Pr
     return builtin_providers(
         openai_api_key=settings.openai_api_key,
         openai_base_url=settings.openai_base_url,
+        anthropic_api_key=settings.anthropic_api_key,
+        anthropic_base_url=settings.anthropic_base_url,
         timeout_s=settings.request_timeout_s,
         environment=settings.dotenv(),
     )

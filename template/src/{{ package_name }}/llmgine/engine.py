@@ -14,14 +14,17 @@ from .context import ContextStore, compile_context
 from .contracts import (
     Accumulator,
     ChatMessage,
+    Chunk,
     Contract,
     FinishReason,
     LLMRequest,
     LLMResponse,
     Money,
+    StreamReset,
     TextDelta,
     ToolCall,
     ToolResult,
+    ToolStatus,
     Usage,
 )
 from .errors import TurnLimitError
@@ -53,6 +56,8 @@ class PromptCommand(Command[PromptResult]):
 
     conversation_id: str
     prompt: str
+    user_id: str | None = None
+    """Whose budget it counts against."""
 
 
 class TextStreamedEvent(Event):
@@ -62,6 +67,15 @@ class TextStreamedEvent(Event):
 
     conversation_id: str
     text: str
+
+
+class TextDiscardedEvent(Event):
+    """What the model call had streamed is void; the text that follows takes its place."""
+
+    logged = True
+
+    conversation_id: str
+    reason: str
 
 
 class LLMResponseEvent(Event):
@@ -132,7 +146,7 @@ class LLMEngine:
             limit = asyncio.timeout(self._settings.turn_timeout_s)
             try:
                 async with limit, lock:
-                    return await self._take_turn(conversation_id, command.prompt)
+                    return await self._take_turn(command)
             except TimeoutError as timeout:
                 if not limit.expired():
                     raise
@@ -141,14 +155,14 @@ class LLMEngine:
                     "Raise LLMGINE_TURN_TIMEOUT_S, or ask for less."
                 ) from timeout
 
-    async def _take_turn(self, conversation_id: str, prompt: str) -> PromptResult:
-        turn = _Turn(self._store, conversation_id)
-        await turn.begin(ChatMessage.user(prompt))
+    async def _take_turn(self, command: PromptCommand) -> PromptResult:
+        turn = _Turn(self._store, command.conversation_id, command.user_id)
+        await turn.begin(ChatMessage.user(command.prompt))
         for step in range(1, self._settings.max_steps + 1):
             response = await self._call_model(turn)
             if not response.tool_calls:
                 return turn.result(response, steps=step, trace_id=self._trace_id())
-            await self._run_tools(turn, response.tool_calls)
+            await self._run_tools(turn, response)
         raise TurnLimitError(
             f"No answer after {self._settings.max_steps} model calls: the last one asked for a "
             "tool again. Raise LLMGINE_MAX_STEPS, or ask for less."
@@ -171,18 +185,14 @@ class LLMEngine:
             tools=specs,
             timeout_s=self._settings.request_timeout_s,
             conversation_id=turn.conversation_id,
+            user_id=turn.user_id,
         )
         async with self._keeping_partial_answer(turn) as answer:
             async with aclosing(self._llm.stream(request)) as chunks:
                 async for chunk in chunks:
                     answer.add(chunk)
-                    if isinstance(chunk, TextDelta):
-                        await self._tell(
-                            TextStreamedEvent(
-                                conversation_id=turn.conversation_id, text=chunk.text
-                            ),
-                            turn,
-                        )
+                    if event := _shown(chunk, turn.conversation_id):
+                        await self._tell(event, turn)
             response = answer.response()
         await turn.append(response.message)
         turn.count(response)
@@ -202,10 +212,14 @@ class LLMEngine:
                 await asyncio.shield(turn.append(ChatMessage.assistant(said)))
             raise
 
-    async def _run_tools(self, turn: _Turn, calls: tuple[ToolCall, ...]) -> None:
+    async def _run_tools(self, turn: _Turn, response: LLMResponse) -> None:
+        calls = response.tool_calls
         for call in calls:
             await self._tell(ToolCallEvent(conversation_id=turn.conversation_id, call=call), turn)
-        results = await self._tools.execute(calls)
+        if response.finish_reason is FinishReason.LENGTH:
+            results = tuple(map(_not_run, calls))
+        else:
+            results = await self._tools.execute(calls)
         await turn.append(ChatMessage.tool(*results))
         for result in results:
             await self._tell(
@@ -216,11 +230,33 @@ class LLMEngine:
         await self._bus.publish(event, key=turn.conversation_id)
 
 
+def _not_run(call: ToolCall) -> ToolResult:
+    """What the model is told of a call of an answer that was cut off: its arguments may be, too."""
+    return ToolResult(
+        call_id=call.id,
+        name=call.name,
+        status=ToolStatus.INVALID_ARGUMENTS,
+        content="Not run: the answer was cut off at its limit of output tokens. Say less at once.",
+    )
+
+
+def _shown(chunk: Chunk, conversation_id: str) -> Event | None:
+    """What those who watch are told of it."""
+    match chunk:
+        case TextDelta():
+            return TextStreamedEvent(conversation_id=conversation_id, text=chunk.text)
+        case StreamReset():
+            return TextDiscardedEvent(conversation_id=conversation_id, reason=chunk.reason)
+        case _:
+            return None
+
+
 class _Turn:
     """The conversation as this turn sees it, and what the turn has used so far."""
 
-    def __init__(self, store: ContextStore, conversation_id: str) -> None:
+    def __init__(self, store: ContextStore, conversation_id: str, user_id: str | None) -> None:
         self.conversation_id = conversation_id
+        self.user_id = user_id
         self.history: list[ChatMessage] = []
         self._store = store
         self._seq = 0

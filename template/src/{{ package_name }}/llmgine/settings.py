@@ -10,6 +10,7 @@ import difflib
 import os
 import tomllib
 from collections.abc import Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal, Self
 from urllib.parse import urlsplit
@@ -43,7 +44,9 @@ class RuntimeSettings(BaseSettings):
     )
 
     model: str = Field(default="offline", min_length=1)
-    """`offline`, `openai/<name>` or `litellm/<name>`."""
+    """`offline`, `openai/<name>`, `anthropic/<name>`, ..., or a name of `models`."""
+    models: dict[str, list[str]] = Field(default_factory=dict)
+    """Names of your own, each with the models that are tried in turn."""
     system_prompt: str = "You are a helpful assistant. Use the tools when they help."
     context_store: Literal["sqlite", "memory"] = "sqlite"
     context_budget_tokens: int = Field(default=16_000, gt=0)
@@ -65,11 +68,31 @@ class RuntimeSettings(BaseSettings):
     """`nats://...`; if not given, no other machine takes part."""
     work: bool = True
     """Whether this process does what waits in the journal, or leaves it to workers."""
+    prices_file: Path | None = None
+    """TOML or JSON with prices of your own, in the shape of `llm/prices.json`; they win."""
+    budget_call_usd: Decimal | None = Field(default=None, ge=0)
+    """What one model call may cost; without a number there is no limit."""
+    budget_call_tokens: int | None = Field(default=None, ge=0)
+    budget_session_usd: Decimal | None = Field(default=None, ge=0)
+    """What one conversation may cost, over its whole life."""
+    budget_session_tokens: int | None = Field(default=None, ge=0)
+    budget_user_usd: Decimal | None = Field(default=None, ge=0)
+    """What one user may cost in a day; days are those of UTC."""
+    budget_user_tokens: int | None = Field(default=None, ge=0)
+    budget_day_usd: Decimal | None = Field(default=None, ge=0)
+    """What all calls of a day together may cost."""
+    budget_day_tokens: int | None = Field(default=None, ge=0)
     openai_api_key: SecretStr | None = Field(
         default=None, validation_alias=AliasChoices("OPENAI_API_KEY")
     )
     openai_base_url: str | None = Field(
         default=None, validation_alias=AliasChoices("OPENAI_BASE_URL")
+    )
+    anthropic_api_key: SecretStr | None = Field(
+        default=None, validation_alias=AliasChoices("ANTHROPIC_API_KEY")
+    )
+    anthropic_base_url: str | None = Field(
+        default=None, validation_alias=AliasChoices("ANTHROPIC_BASE_URL")
     )
 
     @classmethod

@@ -1,178 +1,343 @@
 # The template's file: `copier update` replaces it. Yours is everything outside llmgine/.
-"""From `provider/model` to the provider that answers, with one span around each call."""
+"""From a model's name to its answer, by whichever target gives it; every attempt is recorded."""
 
 from __future__ import annotations
 
-import contextvars
 import difflib
-import json
-import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+import random as dice
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from contextlib import asynccontextmanager, closing, contextmanager
+from functools import partial
+from typing import TYPE_CHECKING
 
-from pydantic import JsonValue, SecretStr
+from pydantic import SecretStr
 
+from ..clock import Clock, SystemClock
 from ..contracts import (
     Accumulator,
-    BlobPart,
-    ChatMessage,
+    Attempt,
     Chunk,
     LLMRequest,
     LLMResponse,
-    Part,
-    ReasoningPart,
-    TextPart,
-    ToolCall,
-    ToolResult,
-    UriPart,
+    Money,
+    StreamEnd,
+    StreamReset,
+    Usage,
 )
-from ..errors import LLMError, UnknownModelError
-from ..observability import Observer, Span, semconv
-from .provider import Checked, Provider
+from ..errors import ConfigurationError, LLMError, LLMErrorKind, UnknownModelError
+from ..observability import Observer, semconv
+from .budget import Ledger, Reservation
+from .limits import Breaker, Circuit, Deadline, Limiter
+from .prices import PriceTable, estimated_usage
+from .provider import Capabilities, Capable, Checked, Provider
+from .router import Candidate, Course, Gate, Random, Route, Target, Turn
+from .telemetry import Attributes, Record, Telemetry
 
-Attributes = dict[str, str | bool | int | float | Sequence[str]]
-
-# The conventions' names of the vendors that litellm calls otherwise.
-_VENDORS = {
-    "azure": "azure.ai.openai",
-    "azure_ai": "azure.ai.inference",
-    "bedrock": "aws.bedrock",
-    "gemini": "gcp.gemini",
-    "mistral": "mistral_ai",
-    "moonshot": "moonshot_ai",
-    "vertex_ai": "gcp.vertex_ai",
-    "watsonx": "ibm.watsonx.ai",
-    "xai": "x_ai",
-}
-
-
-def _request_attributes(provider_name: str, request: LLMRequest, *, stream: bool) -> Attributes:
-    """Without content."""
-    attributes: Attributes = {
-        semconv.OPERATION_NAME: semconv.CHAT,
-        semconv.PROVIDER_NAME: _vendor(provider_name, request.model),
-        semconv.REQUEST_MODEL: request.model,
-    }
-    if stream:
-        attributes[semconv.REQUEST_STREAM] = True
-    if request.stop:
-        attributes[semconv.REQUEST_STOP_SEQUENCES] = request.stop
-    optional = {
-        semconv.CONVERSATION_ID: request.conversation_id,
-        semconv.REQUEST_MAX_TOKENS: request.max_output_tokens,
-        semconv.REQUEST_TEMPERATURE: request.temperature,
-        semconv.REQUEST_SEED: request.seed,
-    }
-    attributes |= {name: value for name, value in optional.items() if value is not None}
-    return attributes
-
-
-def _server_attributes(provider: object) -> Attributes:
-    """The address and port, where the provider has them: it then calls one server."""
-    address = getattr(provider, "server_address", None)
-    port = getattr(provider, "server_port", None)
-    if not isinstance(address, str) or not isinstance(port, int):
-        return {}
-    return {semconv.SERVER_ADDRESS: address, semconv.SERVER_PORT: port}
-
-
-def _response_attributes(response: LLMResponse) -> Attributes:
-    """Without content. What nobody said is left out: it is unknown, not zero."""
-    attributes: Attributes = {
-        semconv.RESPONSE_MODEL: response.model,
-        semconv.RESPONSE_FINISH_REASONS: (response.finish_reason.value,),
-    }
-    if response.id:
-        attributes[semconv.RESPONSE_ID] = response.id
-    if response.cost is not None and response.cost.currency == "USD":
-        attributes[semconv.LLM_COST_USD] = float(response.cost.amount)
-    if (usage := response.usage) is not None:
-        attributes |= {
-            semconv.USAGE_INPUT_TOKENS: usage.input_tokens,
-            semconv.USAGE_OUTPUT_TOKENS: usage.output_tokens,
-            semconv.USAGE_CACHE_READ_INPUT_TOKENS: usage.cache_read_tokens,
-            semconv.USAGE_CACHE_WRITE_INPUT_TOKENS: usage.cache_write_tokens,
-            semconv.USAGE_REASONING_OUTPUT_TOKENS: usage.reasoning_tokens,
-        }
-    return attributes
-
-
-def _input_attributes(request: LLMRequest) -> Attributes:
-    """Content: one JSON text for each list, for a span keeps few attributes."""
-    attributes: Attributes = {
-        semconv.INPUT_MESSAGES: json.dumps([_message(message) for message in request.messages])
-    }
-    if request.tools:
-        tools = [{"type": "function", **tool.model_dump()} for tool in request.tools]
-        attributes[semconv.TOOL_DEFINITIONS] = json.dumps(tools)
-    return attributes
-
-
-def _output_attributes(response: LLMResponse) -> Attributes:
-    """Content."""
-    message = {**_message(response.message), "finish_reason": response.finish_reason.value}
-    return {semconv.OUTPUT_MESSAGES: json.dumps([message])}
-
-
-def _vendor(provider_name: str, model: str) -> str:
-    if provider_name != "litellm":
-        return provider_name
-    vendor, slash, _ = model.partition("/")
-    return _VENDORS.get(vendor, vendor) if slash else provider_name
-
-
-def _message(message: ChatMessage) -> dict[str, JsonValue]:
-    return {"role": message.role, "parts": [_part(part) for part in message.parts]}
-
-
-def _part(part: Part) -> dict[str, JsonValue]:
-    match part:
-        case TextPart():
-            return {"type": "text", "content": part.text}
-        case ReasoningPart():
-            return {"type": "reasoning", "content": part.text}
-        case BlobPart():
-            return {"type": "blob", "mime_type": part.media_type, "size_bytes": len(part.data)}
-        case UriPart():
-            return {"type": "uri", "mime_type": part.media_type, "uri": part.uri}
-        case ToolCall():
-            return {
-                "type": "tool_call",
-                "id": part.id,
-                "name": part.name,
-                "arguments": part.arguments,
-            }
-        case ToolResult():
-            return {"type": "tool_call_response", "id": part.call_id, "response": part.content}
-
+if TYPE_CHECKING:
+    from opentelemetry.metrics import Meter
 
 # Providers that serve many models: their name alone does not say which.
-_NEED_A_MODEL = {"openai": "gpt-5.1", "litellm": "anthropic/claude-sonnet-4-5"}
+_NEED_A_MODEL = {
+    "openai": "gpt-5.1",
+    "openai-responses": "gpt-5.1",
+    "anthropic": "claude-sonnet-4-5",
+    "openai-sdk": "gpt-5.1",
+    "litellm": "xai/grok-4",
+}
+# How much the newest measurement moves the mean.
+_NEWEST = 0.2
 
 
 class LLMManager:
-    """Finds the provider of a model, makes it on first use, and records each call.
+    """Finds who answers to a model's name, and records each attempt to have it answered.
 
-    A request's `model` is `provider/model` here; the provider sees only what follows its own name.
-    Errors are the provider's, unchanged: nothing is retried.
+    A request's `model` is `provider/model`, or the name of a route; the provider sees only what
+    follows its own name. `timeout_s` is for the whole call, retries and waits included. Providers
+    are made on first use.
+
+    Args:
+        models: routes by name; a list of `provider/model` is tried in its order.
+        prices: for the cost of calls whose provider does not tell it; the ledger's if not given.
+        ledger: holds every call to its budget.
+        meter: for the metrics; that of the global meter provider if not given.
+        random: for `weighted` and for the time between tries.
+
+    Raises:
+        ConfigurationError: a route's name is a provider's, or cannot be one.
     """
 
     def __init__(
         self,
         providers: Mapping[str, Callable[[], Provider]],
         *,
+        models: Mapping[str, Route | Sequence[str]] | None = None,
+        prices: PriceTable | None = None,
+        ledger: Ledger | None = None,
         observer: Observer | None = None,
+        clock: Clock | None = None,
+        meter: Meter | None = None,
+        random: Random = dice.random,
     ) -> None:
         self._factories = dict(providers)
         self._providers: dict[str, Provider] = {}
-        self._observer = observer or Observer()
+        self._routes = {name: self._named(name, made) for name, made in (models or {}).items()}
+        self._clock = clock or SystemClock()
+        self.ledger = ledger
+        self._prices = prices or (ledger.prices if ledger is not None else None)
+        self._telemetry = Telemetry(observer or Observer(), self._clock, meter)
+        self._random = random
+        self._limiters: dict[tuple[str, float | None, float | None], Limiter] = {}
+        self._circuits: dict[tuple[str, Breaker], Circuit] = {}
+        self._latency_s: dict[tuple[str, bool], float] = {}
+
+    def _named(self, name: str, made: Route | Sequence[str]) -> Route:
+        if not name or "/" in name or name in self._factories:
+            raise ConfigurationError(
+                f"A route cannot be called {name!r}: write a name without '/' that no provider has."
+            )
+        if isinstance(made, str):
+            raise ConfigurationError(f"The route {name!r} needs a list of models: [{made!r}].")
+        return made if isinstance(made, Route) else Route(tuple(map(Target, made)))
 
     def resolve(self, model: str) -> tuple[str, str]:
-        """The provider's name, and the model's own name there.
+        """The provider's name, and the model's own name there; of a route, its first target's.
 
         Raises:
             UnknownModelError: no provider answers to it; the message says what would work.
         """
+        return self._find(self._route(model).targets[0].model)
+
+    def check(self, model: str) -> None:
+        """Whether a call could be made, without making one: of a route, by each of its targets.
+
+        Raises:
+            UnknownModelError: no provider answers to it.
+            MissingKeyError: its provider needs a key that is not set.
+            MissingExtraError: its provider needs a package that is not installed.
+            ConfigurationError: some targets of the route cannot be used; all of them are listed.
+        """
+        if model not in self._routes:
+            self._check(model)
+            return
+        problems: list[ConfigurationError] = []
+        for target in self._routes[model].targets:
+            try:
+                self._check(target.model)
+            except ConfigurationError as error:
+                problems.append(error)
+        if problems:
+            number = len(self._routes[model].targets)
+            raise ConfigurationError(
+                f"{len(problems)} of the {number} targets of {model!r} cannot be used:"
+                + "".join(f"\n- {problem}" for problem in problems)
+            ) from problems[0]
+
+    def capabilities(self, model: str) -> Capabilities:
+        """What the model can do; of a route, what each of its targets can.
+
+        Raises:
+            UnknownModelError: no provider answers to it.
+        """
+        found: list[Capabilities] = []
+        for target in self._route(model).targets:
+            name, own = self._find(target.model)
+            provider = self._provider(name)
+            if isinstance(provider, Capable):
+                found.append(provider.capabilities(own))
+        return Capabilities(
+            structured_output=all(one.structured_output for one in found),
+            tools=all(one.tools for one in found),
+        )
+
+    async def complete(self, request: LLMRequest) -> LLMResponse:
+        """Ask, and wait for the whole answer.
+
+        Raises:
+            UnknownModelError: no provider answers to `request.model`.
+            LLMError: the call failed; `kind` says how, `attempts` what was tried.
+            StoreError: the ledger of the budget cannot be read or written.
+        """
+        course = self._course(request, stream=False)
+        with closing(course.deadline):
+            while True:
+                turn = await course.next()
+                try:
+                    async with self._attempt(course, turn, request, stream=False) as running:
+                        with course.deadline, running.patience:
+                            response = await running.provider.complete(running.request)
+                        running.answer_is(response)
+                except LLMError as error:
+                    course.fail(error)
+                else:
+                    return running.result.model_copy(update={"attempts": tuple(course.attempts)})
+
+    async def stream(self, request: LLMRequest) -> AsyncGenerator[Chunk, None]:
+        """Ask, and take the answer as it comes. Closing the iterator closes the connection.
+
+        Another try follows only as long as no chunk has come, unless the route restarts streams.
+
+        Raises:
+            UnknownModelError: no provider answers to `request.model`.
+            LLMError: the call failed, or the stream was cut; `kind` says how.
+            StoreError: the ledger of the budget cannot be read or written.
+        """
+        course = self._course(request, stream=True)
+        void = False
+        with closing(course.deadline):
+            while True:
+                turn = await course.next()
+                said = False
+                try:
+                    async with (
+                        self._attempt(course, turn, request, stream=True) as running,
+                        _closing(running.provider.stream(running.request)) as chunks,
+                    ):
+                        while (chunk := await running.next(chunks, course.deadline)) is not None:
+                            # What was said stays until there is something in its place.
+                            if void:
+                                void = False
+                                yield StreamReset(reason=turn.reason)
+                            said = True
+                            yield chunk
+                except LLMError as error:
+                    course.fail(error, final=said and not course.route.restart_streams)
+                    void = void or said
+                    continue
+                if void:
+                    yield StreamReset(reason=turn.reason)
+                yield running.end(course.attempts)
+                return
+
+    async def aclose(self) -> None:
+        """Give back what the providers hold, and write what the ledger knows."""
+        providers, self._providers = self._providers, {}
+        for provider in providers.values():
+            await provider.aclose()
+        if self.ledger is not None:
+            await self.ledger.aclose()
+
+    def _course(self, request: LLMRequest, *, stream: bool) -> Course:
+        route = self._route(request.model)
+        for target in route.targets:
+            self._find(target.model)  # What is named wrongly is heard of now, not on a bad day.
+        order, reason = route.order(
+            lambda target: Candidate(
+                target,
+                lambda: self._estimate(target.model, request),
+                self._latency_s.get((target.model, stream)),
+            ),
+            self._random,
+        )
+        return Course(
+            route,
+            [(target, self._gate(target, route)) for target in order],
+            reason=reason,
+            clock=self._clock,
+            random=self._random,
+            deadline=Deadline(self._clock, request.timeout_s),
+            tokens=lambda: _estimated_tokens(request),
+        )
+
+    @asynccontextmanager
+    async def _attempt(
+        self, course: Course, turn: Turn, request: LLMRequest, *, stream: bool
+    ) -> AsyncIterator[_Running]:
+        """Around one call: reserved and settled, measured, and counted for its target."""
+        target = turn.target.model
+        name, own = self._find(target)
+        timeout_s = None if request.timeout_s is None else turn.left_s
+        patience_s = turn.target.timeout_s
+        if patience_s is not None and not stream:
+            timeout_s = min(patience_s, turn.left_s)
+        sent = request.model_copy(update={"model": own, "timeout_s": timeout_s})
+        place = await self._reserve(turn, sent)
+        why: Attributes = {semconv.LLM_ATTEMPT: turn.number, semconv.LLM_REASON: turn.reason}
+        if request.model in self._routes:
+            why[semconv.LLM_ROUTE] = request.model
+        running, failure = None, None
+        try:
+            provider = self._provider(name)
+            with (
+                self._telemetry.attempt(provider, sent, why, stream=stream) as record,
+                _as_llm_errors(target, provider.name, own),
+            ):
+                patience = Deadline(self._clock, patience_s)
+                running = _Running(provider, sent, record, partial(self._priced, target), patience)
+                with closing(patience):
+                    yield running
+                if stream:
+                    running.answer_is(running.answer.response())
+        except BaseException as error:
+            failure = error
+            raise
+        finally:
+            turn.end(failure, None if running is None else running.usage)
+            if running is not None:
+                course.attempts.append(_made(turn, running.record, failure))
+                if failure is None:
+                    self._time(target, running.record, stream=stream)
+            if self.ledger is not None and place is not None:
+                await _settle(self.ledger, place, running, failure, stream=stream)
+
+    async def _reserve(self, turn: Turn, sent: LLMRequest) -> Reservation | None:
+        if self.ledger is None:
+            return None
+        try:
+            return await self.ledger.reserve(turn.target.model, sent)
+        except BaseException:
+            turn.leave()
+            raise
+
+    def _time(self, target: str, record: Record, *, stream: bool) -> None:
+        newest_s = record.time_to_first_chunk_s if stream else record.duration_s
+        if newest_s is not None:
+            mean_s = self._latency_s.get((target, stream), newest_s)
+            self._latency_s[target, stream] = mean_s + _NEWEST * (newest_s - mean_s)
+
+    def _priced(self, target: str, response: LLMResponse) -> LLMResponse:
+        if response.cost is not None or response.usage is None or self._prices is None:
+            return response
+        return response.model_copy(update={"cost": self._prices.cost(target, response.usage)})
+
+    def _route(self, model: str) -> Route:
+        """The route of that name, or one of this single target."""
+        return self._routes.get(model) or Route((Target(model),), breaker=None)
+
+    def _estimate(self, target: str, request: LLMRequest) -> Money | None:
+        return None if self._prices is None else self._prices.estimate(target, request)
+
+    def _gate(self, target: Target, route: Route) -> Gate:
+        limits = (target.model, target.requests_per_minute, target.tokens_per_minute)
+        limiter = self._limiters.get(limits)
+        if limiter is None and limits[1:] != (None, None):
+            limiter = self._limiters[limits] = Limiter(self._clock, *limits[1:])
+        circuit = None
+        if route.breaker is not None:
+            key = (target.model, route.breaker)
+            circuit = self._circuits.get(key)
+            if circuit is None:
+                circuit = self._circuits[key] = Circuit(route.breaker, self._clock)
+        return Gate(limiter, circuit)
+
+    def _check(self, model: str) -> None:
+        name, own = self._find(model)
+        provider = self._provider(name)
+        if isinstance(provider, Checked):
+            provider.check(own)
+
+    def _provider(self, name: str) -> Provider:
+        if name not in self._providers:
+            self._providers[name] = self._factories[name]()
+        return self._providers[name]
+
+    def _find(self, model: str) -> tuple[str, str]:
         name, slash, rest = model.partition("/")
         if name in self._factories and (rest or (not slash and name not in _NEED_A_MODEL)):
             return name, rest or name
@@ -185,149 +350,135 @@ class LLMManager:
         forms = [
             f"{known}/<model>" if known in _NEED_A_MODEL else known for known in self._factories
         ]
-        allowed = f"Models are named {', '.join(forms)}."
-        close = difflib.get_close_matches(name.lower(), self._factories, n=1, cutoff=0.7)
+        allowed = f"Models are named {', '.join([*self._routes, *forms])}."
+        names = [*([] if rest else self._routes), *self._factories]
+        close = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.7)
         if close:
             meant = f"{close[0]}/{rest}" if rest else close[0]
             return f"Did you mean {meant!r}? {allowed}"
         if not name:
             return allowed
-        # A vendor's name in front is litellm's business; a bare name may be either's.
-        candidates = ("litellm",) if rest else ("openai", "litellm")
+        # A vendor's name in front is litellm's business; a bare name may be anybody's.
+        vendor = "anthropic" if name.startswith("claude") else "openai"
+        candidates = ("litellm",) if rest else (vendor, "litellm")
         whole = f"{name}/{rest}" if rest else name
         tries = [f"{known}/{whole}" for known in candidates if known in self._factories]
         return f"Write {' or '.join(tries)}. {allowed}" if tries else allowed
 
-    def check(self, model: str) -> None:
-        """Whether a call could be made, without making one.
 
-        Raises:
-            UnknownModelError: no provider answers to it.
-            MissingKeyError: its provider needs a key that is not set.
-            MissingExtraError: its provider needs a package that is not installed.
-        """
-        name, rest = self.resolve(model)
-        provider = self._provider(name)
-        if isinstance(provider, Checked):
-            provider.check(rest)
+class _Running:
+    """An attempt under way, and what has arrived of its answer."""
 
-    async def complete(self, request: LLMRequest) -> LLMResponse:
-        """Ask, and wait for the whole answer.
+    def __init__(
+        self,
+        provider: Provider,
+        request: LLMRequest,
+        record: Record,
+        price: Callable[[LLMResponse], LLMResponse],
+        patience: Deadline,
+    ) -> None:
+        self.provider = provider
+        self.request = request
+        self.record = record
+        self.answer = Accumulator()
+        self.patience = patience
+        self._price = price
 
-        Raises:
-            UnknownModelError: no provider answers to `request.model`.
-            LLMError: the call failed; `kind` says how.
-        """
-        provider, request = self._route(request)
-        with self._span(provider, request, stream=False) as span:
-            with _failures_on(span, provider, request.model):
-                response = await provider.complete(request)
-            self._record(span, response)
-            return response
+    async def next(self, chunks: AsyncIterator[Chunk], deadline: Deadline) -> Chunk | None:
+        """The next chunk to pass on; `None` at the end, which is kept for `end`."""
+        record = self.record
+        asked_at = record.monotonic()
+        try:
+            with deadline, self.patience:
+                chunk = await anext(chunks)
+        except StopAsyncIteration:
+            return None
+        self.patience.close()  # The target answers: it has what time the call has.
+        self.answer.add(chunk)
+        if isinstance(chunk, StreamEnd):
+            return await self.next(chunks, deadline)  # It may be malformed: more may follow.
+        record.waits_s.append(record.monotonic() - asked_at)
+        return chunk
 
-    async def stream(self, request: LLMRequest) -> AsyncGenerator[Chunk, None]:
-        """Ask, and take the answer as it comes. Closing the iterator closes the connection.
+    def answer_is(self, response: LLMResponse) -> None:
+        self.record.answer(self._price(response))
 
-        Raises:
-            UnknownModelError: no provider answers to `request.model`.
-            LLMError: the call failed, or the stream was cut; `kind` says how.
-        """
-        provider, request = self._route(request)
-        answer = Accumulator()
-        waiting_since: float | None = time.perf_counter()
-        with _detached(self._span(provider, request, stream=True)) as span:
-            with _failures_on(span, provider, request.model):
-                async with _closing(provider.stream(request)) as chunks:
-                    async for chunk in chunks:
-                        if waiting_since is not None:
-                            waited_s = time.perf_counter() - waiting_since
-                            span.set(semconv.RESPONSE_TIME_TO_FIRST_CHUNK, waited_s)
-                            waiting_since = None
-                        answer.add(chunk)
-                        yield chunk
-                response = answer.response()
-            self._record(span, response)
+    @property
+    def usage(self) -> Usage | None:
+        return None if self.record.response is None else self.record.response.usage
 
-    async def aclose(self) -> None:
-        providers, self._providers = self._providers, {}
-        for provider in providers.values():
-            await provider.aclose()
+    @property
+    def result(self) -> LLMResponse:
+        response = self.record.response
+        assert response is not None
+        return response
 
-    def _provider(self, name: str) -> Provider:
-        if name not in self._providers:
-            self._providers[name] = self._factories[name]()
-        return self._providers[name]
-
-    def _route(self, request: LLMRequest) -> tuple[Provider, LLMRequest]:
-        name, model = self.resolve(request.model)
-        return self._provider(name), request.model_copy(update={"model": model})
-
-    def _span(
-        self, provider: Provider, request: LLMRequest, *, stream: bool
-    ) -> AbstractContextManager[Span]:
-        attributes = _request_attributes(provider.name, request, stream=stream)
-        attributes |= _server_attributes(provider)
-        if self._observer.capture_content:
-            attributes |= _input_attributes(request)
-        name = semconv.chat_span(request.model)
-        return self._observer.span(name, kind="client", attributes=attributes)
-
-    def _record(self, span: Span, response: LLMResponse) -> None:
-        attributes = _response_attributes(response)
-        if self._observer.capture_content:
-            attributes |= _output_attributes(response)
-        for name, value in attributes.items():
-            span.set(name, value)
+    def end(self, attempts: Sequence[Attempt]) -> StreamEnd:
+        """The last chunk, with what only the manager knows."""
+        end = self.answer.end
+        assert end is not None
+        return end.model_copy(update={"attempts": tuple(attempts), "cost": self.result.cost})
 
 
-def default_providers(
+def _estimated_tokens(request: LLMRequest) -> int:
+    usage = estimated_usage(request)
+    return usage.input_tokens + usage.output_tokens
+
+
+def _made(turn: Turn, record: Record, failure: BaseException | None) -> Attempt:
+    error = failure if isinstance(failure, LLMError) else None
+    return Attempt(
+        target=turn.target.model,
+        reason=turn.reason,
+        error=None if error is None else error.kind,
+        status=None if error is None else error.status,
+        waited_s=turn.waited_s,
+        duration_s=record.duration_s,
+        time_to_first_chunk_s=record.time_to_first_chunk_s,
+    )
+
+
+async def _settle(
+    ledger: Ledger,
+    place: Reservation,
+    running: _Running | None,
+    failure: BaseException | None,
     *,
-    openai_api_key: SecretStr | str | None = None,
-    openai_base_url: str | None = None,
-    timeout_s: float = 60.0,
-    environment: Mapping[str, str] | None = None,
-) -> dict[str, Callable[[], Provider]]:
-    """The providers that come with the runtime, each made when a model of it is first asked.
-
-    Args:
-        openai_api_key: OpenAI's own servers need one.
-        openai_base_url: any server that speaks OpenAI's Chat Completions API.
-        timeout_s: for each wait within a call.
-        environment: vendors' keys for litellm, where the process's environment lacks them.
-    """
-
-    def openai() -> Provider:
-        from .providers.openai import OpenAIProvider
-
-        return OpenAIProvider(openai_api_key, openai_base_url, timeout_s=timeout_s)
-
-    def litellm() -> Provider:
-        from .providers.litellm import LiteLLMProvider
-
-        return LiteLLMProvider(environment or {}, timeout_s=timeout_s)
-
-    def offline() -> Provider:
-        from .providers.offline import OfflineProvider
-
-        return OfflineProvider()
-
-    return {"offline": offline, "openai": openai, "litellm": litellm}
+    stream: bool,
+) -> None:
+    """Book what the call took: as the provider says, or what its model will have read and said."""
+    response = None if running is None else running.record.response
+    if response is not None:
+        await ledger.settle(place, response.usage, response.cost)
+        return
+    arrived = None if running is None else running.answer.message
+    refused = isinstance(failure, LLMError) and failure.kind is not LLMErrorKind.TIMEOUT
+    if arrived is None or (refused and not arrived.parts):
+        await ledger.release(place)
+    elif not stream:
+        await ledger.settle(place, None, None)  # The model may have said all that it was allowed.
+    else:
+        await ledger.settle(place, estimated_usage(place.request, arrived), None, estimated=True)
 
 
 @contextmanager
-def _failures_on(span: Span, provider: Provider, model: str) -> Iterator[None]:
-    """Let the span say the kind of an error, and an error about a stream say whose stream."""
+def _as_llm_errors(target: str, provider: str, model: str) -> Iterator[None]:
+    """Let an error say whose it is, and a deadline that passed be one."""
     try:
         yield
+    except TimeoutError as cause:
+        raise LLMError(
+            f"{target} did not answer in time. "
+            "Try again, or allow more time: LLMGINE_REQUEST_TIMEOUT_S.",
+            kind=LLMErrorKind.TIMEOUT,
+            provider=provider,
+            model=model,
+        ) from cause
     except LLMError as error:
-        span.fail(error.kind.value, str(error))
         if error.provider != "unknown":
             raise
         raise LLMError(
-            f"{provider.name}/{model}: {error}",
-            kind=error.kind,
-            provider=provider.name,
-            model=model,
+            f"{provider}/{model}: {error}", kind=error.kind, provider=provider, model=model
         ) from error
 
 
@@ -340,20 +491,67 @@ async def _closing(chunks: AsyncIterator[Chunk]) -> AsyncIterator[AsyncIterator[
             await chunks.aclose()
 
 
-@contextmanager
-def _detached(span: AbstractContextManager[Span]) -> Iterator[Span]:
-    """Keep the span out of the consumer's context.
+def default_providers(
+    *,
+    openai_api_key: SecretStr | str | None = None,
+    openai_base_url: str | None = None,
+    anthropic_api_key: SecretStr | str | None = None,
+    anthropic_base_url: str | None = None,
+    timeout_s: float = 60.0,
+    environment: Mapping[str, str] | None = None,
+) -> dict[str, Callable[[], Provider]]:
+    """The providers that come with the runtime, each made when a model of it is first asked.
 
-    A generator runs in the context of whoever asks for its next item. A span that is current there
-    would become the parent of the consumer's own work, and could be closed in another context than
-    it was opened in.
+    Args:
+        openai_api_key: OpenAI's own servers need one.
+        openai_base_url: any server that speaks OpenAI's APIs.
+        anthropic_api_key: Anthropic's own servers need one.
+        anthropic_base_url: any server that speaks Anthropic's Messages API.
+        timeout_s: for each wait within a call.
+        environment: vendors' keys for litellm, where the process's environment lacks them.
     """
-    context = contextvars.copy_context()
-    entered = context.run(span.__enter__)
-    try:
-        yield entered
-    except BaseException as error:
-        context.run(span.__exit__, type(error), error, error.__traceback__)
-        raise
-    else:
-        context.run(span.__exit__, None, None, None)
+
+    def openai() -> Provider:
+        from .providers.openai import OpenAIProvider
+
+        return OpenAIProvider(openai_api_key, openai_base_url, timeout_s=timeout_s)
+
+    def openai_responses() -> Provider:
+        from .providers.openai import OpenAIResponsesProvider
+
+        return OpenAIResponsesProvider(openai_api_key, openai_base_url, timeout_s=timeout_s)
+
+    def anthropic() -> Provider:
+        from .providers.anthropic import AnthropicProvider
+
+        return AnthropicProvider(anthropic_api_key, anthropic_base_url, timeout_s=timeout_s)
+
+    def openai_sdk() -> Provider:
+        from .providers.openai_sdk import OpenAISDKProvider
+
+        return OpenAISDKProvider(openai_api_key, openai_base_url, timeout_s=timeout_s)
+
+    def litellm() -> Provider:
+        from .providers.litellm import LiteLLMProvider
+
+        return LiteLLMProvider(environment or {}, timeout_s=timeout_s)
+
+    def offline() -> Provider:
+        from .providers.offline import OfflineProvider
+
+        return OfflineProvider()
+
+    def schema() -> Provider:
+        from .providers.schema_driven import SchemaProvider
+
+        return SchemaProvider()
+
+    return {
+        "offline": offline,
+        "openai": openai,
+        "anthropic": anthropic,
+        "openai-responses": openai_responses,
+        "openai-sdk": openai_sdk,
+        "litellm": litellm,
+        "schema": schema,
+    }

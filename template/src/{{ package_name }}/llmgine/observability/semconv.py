@@ -8,7 +8,7 @@ where it is ahead of that text, the released package opentelemetry-util-genai.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
 # Values of OPERATION_NAME.
 CHAT: Final = "chat"
@@ -43,6 +43,9 @@ USAGE_OUTPUT_TOKENS: Final = "gen_ai.usage.output_tokens"
 USAGE_CACHE_READ_INPUT_TOKENS: Final = "gen_ai.usage.cache_read.input_tokens"
 USAGE_CACHE_WRITE_INPUT_TOKENS: Final = "gen_ai.usage.cache_write.input_tokens"
 USAGE_REASONING_OUTPUT_TOKENS: Final = "gen_ai.usage.reasoning.output_tokens"
+
+# What the tokens of a measurement are: `input` or `output`.
+TOKEN_TYPE: Final = "gen_ai.token.type"  # noqa: S105  no password
 
 # Tools.
 TOOL_NAME: Final = "gen_ai.tool.name"
@@ -81,8 +84,38 @@ MESSAGE_CAUSATION_ID: Final = "llmgine.message.causation_id"
 MESSAGE_KEY: Final = "llmgine.message.key"
 MESSAGE_PAYLOAD: Final = "llmgine.message.payload"
 SESSION_ID: Final = "llmgine.session.id"
+LLM_ATTEMPT: Final = "llmgine.llm.attempt"
 LLM_COST_USD: Final = "llmgine.llm.cost_usd"
+LLM_LONGEST_GAP_S: Final = "llmgine.llm.longest_gap_s"
+LLM_REASON: Final = "llmgine.llm.reason"
+LLM_ROUTE: Final = "llmgine.llm.route"
 TOOL_STATUS: Final = "llmgine.tool.status"
+
+
+class Histogram(NamedTuple):
+    """A metric of the conventions: each value falls into the first bucket that it does not pass."""
+
+    name: str
+    unit: str
+    description: str
+    buckets: tuple[float, ...]
+
+
+_SECONDS = tuple(0.01 * 2**power for power in range(14))
+_TOKENS = tuple(4**power for power in range(14))
+
+CLIENT_OPERATION_DURATION: Final = Histogram(
+    "gen_ai.client.operation.duration", "s", "Of a model call, to its end.", _SECONDS
+)
+CLIENT_TOKEN_USAGE: Final = Histogram(
+    "gen_ai.client.token.usage", "{token}", "Tokens of a model call, by type.", _TOKENS
+)
+CLIENT_TIME_TO_FIRST_CHUNK: Final = Histogram(
+    "gen_ai.client.operation.time_to_first_chunk", "s", "Of a streamed answer.", _SECONDS
+)
+CLIENT_TIME_PER_OUTPUT_CHUNK: Final = Histogram(
+    "gen_ai.client.operation.time_per_output_chunk", "s", "Between two chunks.", _SECONDS
+)
 
 
 def chat_span(model: str) -> str:

@@ -83,7 +83,7 @@ def build_cli(
         },
     )
     cli.callback()(main)
-    for command in (ask, chat, bus, worker, doctor):
+    for command in (ask, chat, bus, worker, budget, doctor):
         cli.command()(command)
     for group in (tools_group(), logs_group(), queue_group()):
         cli.add_typer(group)
@@ -211,6 +211,20 @@ async def worker(
         await supervise(context.obj, processes=processes, port=port, as_json=as_json)
     else:
         await work(context.obj, port=port, as_json=as_json, supervised=supervised)
+
+
+@run_async
+async def budget(
+    context: typer.Context,
+    top: Annotated[
+        int, typer.Option("--top", "-n", min=1, help="How many sessions, users and models.")
+    ] = 5,
+    as_json: AsJson = False,
+) -> None:
+    """Show what model calls cost today, and what the budget still allows."""
+    from .budget import show_budget
+
+    await show_budget(context.obj, top=top, as_json=as_json)
 
 
 @run_async

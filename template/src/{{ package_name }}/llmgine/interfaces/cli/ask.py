@@ -20,8 +20,14 @@ from typing import Any, Protocol, TextIO
 import typer
 
 from ...application import Application
-from ...contracts import TextPart, ToolCall, ToolResult
-from ...engine import PromptResult, TextStreamedEvent, ToolCallEvent, ToolResultEvent
+from ...contracts import StreamReset, TextPart, ToolCall, ToolResult
+from ...engine import (
+    PromptResult,
+    TextDiscardedEvent,
+    TextStreamedEvent,
+    ToolCallEvent,
+    ToolResultEvent,
+)
 from ...messages import Event
 from ...observability import Observer
 from .entry import Entry, ExitCode, exit_code, one_line
@@ -141,7 +147,7 @@ def _say_that_stdin_is_open() -> None:
     )
 
 
-Happening = TextPart | ToolCall | ToolResult
+Happening = TextPart | StreamReset | ToolCall | ToolResult
 
 
 class TurnView(Protocol):
@@ -163,6 +169,9 @@ class TextView:
         match happening:
             case TextPart():
                 self._say(happening.text)
+            case StreamReset():
+                self.said = False
+                self._note(f"↺ the text above is void ({happening.reason}); the answer begins anew")
             case ToolCall():
                 self._note(f"→ {happening.name}({_compact(happening.arguments)})")
             case ToolResult():
@@ -188,7 +197,10 @@ class TextView:
 
 
 class JsonView:
-    """One JSON object a line, with a `type`: text, tool_call, tool_result, answer, error."""
+    """One JSON object a line, with a `type`: text, tool_call, tool_result, answer, error.
+
+    `stream_reset` voids the text since the last line of another type.
+    """
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
@@ -242,6 +254,8 @@ class _Shower:
             match event:
                 case TextStreamedEvent():
                     self._view.show(TextPart(text=event.text))
+                case TextDiscardedEvent():
+                    self._view.show(StreamReset(reason=event.reason))
                 case ToolCallEvent():
                     self._view.show(event.call)
                 case ToolResultEvent():

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from ...errors import (
+    BudgetError,
     BusStartError,
     ConfigurationError,
     ContextError,
@@ -61,7 +62,7 @@ MEANINGS = {
     ExitCode.USAGE: "the command line is wrong",
     ExitCode.CONFIGURATION: "a setting, a key, an extra or the wiring is wrong",
     ExitCode.MODEL: "the model call failed",
-    ExitCode.LIMIT: "the turn reached its limit of steps, time or context",
+    ExitCode.LIMIT: "the turn reached its limit of steps, time, context or budget",
     ExitCode.STORE: "the store of conversations or messages failed",
     ExitCode.TOOL: "the tool did not answer",
     ExitCode.TRANSPORT: "the message server failed",
@@ -76,6 +77,7 @@ _CODES: tuple[tuple[type[BaseException], ExitCode], ...] = (
     (BusStartError, ExitCode.CONFIGURATION),
     (HandlerExistsError, ExitCode.CONFIGURATION),
     (HandlerMissingError, ExitCode.CONFIGURATION),
+    (BudgetError, ExitCode.LIMIT),
     (LLMError, ExitCode.MODEL),
     (TurnLimitError, ExitCode.LIMIT),
     (DeadlineExceededError, ExitCode.LIMIT),

@@ -4,17 +4,32 @@
 The format keeps text, reasoning and tool calls in separate fields, without an order between them.
 A complete answer is read as reasoning, text, calls: the order in which servers stream them.
 
-Source: https://platform.openai.com/docs/api-reference/chat
+What a server wants back of its reasoning stands in signatures:
+
+- `reasoning_content` (DeepSeek, Kimi, GLM) goes back as that field: without it DeepSeek refuses
+  every request after a tool call. The signature is the field's name, for other servers that think
+  aloud refuse the field.
+- `reasoning_details` (OpenRouter) is a list that goes back as it came. It may go on after the
+  text and the calls, so it is the signature of a reasoning part at the end of the answer.
+- `extra_content.google.thought_signature` (Gemini) is the signature of a tool call.
+
+Sources: https://platform.openai.com/docs/api-reference/chat,
+https://api-docs.deepseek.com/guides/thinking_mode,
+https://openrouter.ai/docs/use-cases/reasoning-tokens,
+https://ai.google.dev/gemini-api/docs/thought-signatures
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any, Literal
 
 from pydantic import JsonValue
+from pydantic_core import from_json
 
 from ...contracts import (
     ChatMessage,
@@ -22,15 +37,33 @@ from ...contracts import (
     FinishReason,
     LLMRequest,
     LLMResponse,
+    OutputSpec,
     ReasoningDelta,
+    ReasoningPart,
     StreamEnd,
     TextDelta,
+    ToolCall,
     ToolCallArgumentsDelta,
     ToolCallStart,
+    UriPart,
     Usage,
     accumulate,
 )
-from ...errors import LLMErrorKind
+from ...errors import LLMError, LLMErrorKind
+from ..schema import strict
+from ._direct import (
+    File,
+    as_count,
+    as_data_url,
+    as_list,
+    as_mapping,
+    as_text,
+    encode_content,
+    file_name,
+    is_document,
+    is_fetched,
+    merged,
+)
 from ._failures import Origin, Refusal
 
 
@@ -41,6 +74,7 @@ class _Call:
         self.rank = rank
         self.id = ""
         self.name = ""
+        self.signature = ""
         self.held: list[str] = []
 
 
@@ -48,13 +82,14 @@ class ToolCallAssembler:
     """Turns `tool_calls` deltas into chunks: calls in the order of their index, each with an id.
 
     A call starts once its id and name are known and every call before it has started; until then
-    its arguments are held back. What is still unknown at the end gets an id from `id_prefix`, or
-    an empty name. A call may lack its index (it is then found by its id, or is the newest one),
-    repeat its id and name in every delta, or share its index with another call.
+    its arguments are held back. An id that is still unknown at the end is made from `id_prefix`. A
+    call may lack its index (it is then found by its id, or is the newest one), repeat its id and
+    name in every delta, or share its index with another call.
     """
 
-    def __init__(self, id_prefix: Callable[[], str]) -> None:
+    def __init__(self, id_prefix: Callable[[], str], signed_by: str) -> None:
         self._id_prefix = id_prefix
+        self._signed_by = signed_by
         self._calls: dict[int, _Call] = {}  # by rank
         self._by_index: dict[int, _Call] = {}
         self._newest: _Call | None = None
@@ -66,13 +101,13 @@ class ToolCallAssembler:
 
     def feed(self, delta: Mapping[str, Any]) -> Iterator[Chunk]:
         """Take one item of a delta's `tool_calls`."""
-        function = delta.get("function")
-        function = function if isinstance(function, dict) else {}
-        id_, name = _text(delta.get("id")), _text(function.get("name"))
+        function = as_mapping(delta.get("function"))
+        id_, name = as_text(delta.get("id")), as_text(function.get("name"))
         call = self._find(delta.get("index"), id_, name)
         call.id = call.id or id_
         call.name = call.name or name
-        arguments = _arguments(function.get("arguments"))
+        call.signature = call.signature or _thought_signature(delta)
+        arguments = arguments_text(function.get("arguments"))
         if call.rank < self._started:
             if arguments:
                 yield ToolCallArgumentsDelta(index=call.rank, text=arguments)
@@ -80,6 +115,11 @@ class ToolCallAssembler:
         call.held.append(arguments)
         while (ready := self._calls.get(self._started)) and ready.id and ready.name:
             yield from self._start(ready)
+
+    @property
+    def nameless(self) -> bool:
+        """Whether a call lacks the name of its tool: it can neither run nor be sent back."""
+        return not all(call.name for call in self._calls.values())
 
     def finish(self) -> Iterator[Chunk]:
         """Start whatever could not start yet."""
@@ -115,28 +155,81 @@ class ToolCallAssembler:
             call.id = f"{self._id_prefix()}{call.rank}"
         self._used_ids.add(call.id)
         self._started = call.rank + 1
-        yield ToolCallStart(index=call.rank, id=call.id, name=call.name)
+        signed = bool(call.signature)
+        yield ToolCallStart(
+            index=call.rank,
+            id=call.id,
+            name=call.name,
+            signature=call.signature if signed else None,
+            signed_by=self._signed_by if signed else None,
+        )
         arguments = "".join(call.held)
         if arguments:
             yield ToolCallArgumentsDelta(index=call.rank, text=arguments)
 
 
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ""
+def _thought_signature(call: Mapping[str, Any]) -> str:
+    google = as_mapping(as_mapping(call.get("extra_content")).get("google"))
+    return as_text(google.get("thought_signature"))
 
 
-def _arguments(value: Any) -> str:
+def arguments_text(value: Any) -> str:
     """The arguments as JSON text: some servers send the object itself."""
     if value is None or isinstance(value, str):
         return value or ""
     return json.dumps(value, ensure_ascii=False)
 
 
+class _ReasoningDetails:
+    """The list of a whole answer, put together from the lists of its deltas."""
+
+    def __init__(self) -> None:
+        self._items: list[dict[str, Any]] = []
+
+    def feed(self, details: Any) -> None:
+        for item in as_list(details):
+            if isinstance(item, dict):
+                self._take({name: value for name, value in item.items() if value is not None})
+
+    def _take(self, item: dict[str, Any]) -> None:
+        last = self._items[-1] if self._items else {}
+        field = _DETAIL_FIELDS.get(as_text(item.get("type")))
+        same = all(last.get(name) == item.get(name) for name in ("type", "index"))
+        if field and same and not last.get("signature"):
+            text = as_text(last.get(field)) + as_text(item.get(field))
+            self._items[-1] = last | item | {field: text}
+        else:
+            self._items.append(item)
+
+    @property
+    def signature(self) -> str | None:
+        return json.dumps(self._items, sort_keys=True) if self._items else None
+
+
+_DETAIL_FIELDS = {"reasoning.text": "text", "reasoning.summary": "summary"}
+_REASONING_CONTENT = "reasoning_content"
 _FINISH_REASONS = {
     "length": FinishReason.LENGTH,
     "max_tokens": FinishReason.LENGTH,
     "content_filter": FinishReason.CONTENT_FILTER,
 }
+_AUDIO_FORMATS = {
+    "audio/mp3": "mp3",
+    "audio/mpeg": "mp3",
+    "audio/wav": "wav",
+    "audio/wave": "wav",
+    "audio/x-wav": "wav",
+}
+
+
+def encode_output(output: OutputSpec) -> dict[str, JsonValue]:
+    """The schema as it is enforced, or as it stands where that cannot be."""
+    enforced = strict(output.parameters)
+    return {
+        "name": output.name,
+        "schema": enforced or output.parameters,
+        "strict": enforced is not None,
+    }
 
 
 def encode_request(
@@ -144,18 +237,42 @@ def encode_request(
     *,
     stream: bool,
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"],
+    provider: str = "",
 ) -> dict[str, JsonValue]:
-    """The body of the call; what the request leaves open is left to the server."""
-    body: dict[str, JsonValue] = {
-        "model": request.model,
-        "messages": [item for message in request.messages for item in _encode_message(message)],
-    }
+    """The body of the call; what the request leaves open is left to the server.
+
+    `extra_body` is merged in last: its objects at any depth, while all else in it replaces what
+    would be sent. Signatures that `provider` gave go back.
+
+    Raises:
+        LLMError: a file is of a kind that the format does not have, or where it has none.
+    """
+    origin = Origin(provider, request.model)
+    # Those who insist on the newer field sign nothing here, and refuse fields they do not know.
+    signed_by = provider if max_tokens_field == "max_tokens" else ""
+    messages: list[JsonValue] = []
+    for message in request.messages:
+        messages += _encode_message(message, signed_by, origin)
+    body: dict[str, JsonValue] = {"model": request.model, "messages": messages}
     if request.tools:
         body["tools"] = [
-            {"type": "function", "function": tool.model_dump()} for tool in request.tools
+            {
+                "type": "function",
+                "function": {
+                    "name": tool.name,
+                    "description": tool.description,
+                    "parameters": tool.parameters,
+                },
+            }
+            for tool in request.tools
         ]
         if request.tool_choice != "auto":
             body["tool_choice"] = request.tool_choice
+    if request.output is not None:
+        body["response_format"] = {
+            "type": "json_schema",
+            "json_schema": encode_output(request.output),
+        }
     optional: dict[str, JsonValue] = {
         max_tokens_field: request.max_output_tokens,
         "temperature": request.temperature,
@@ -165,39 +282,92 @@ def encode_request(
     body |= {name: value for name, value in optional.items() if value is not None}
     if stream:
         body |= {"stream": True, "stream_options": {"include_usage": True}}
-    return body
+    return merged(body, request.extra_body)
 
 
-def _encode_message(message: ChatMessage) -> Iterator[dict[str, JsonValue]]:
+def _encode_message(message: ChatMessage, signed_by: str, origin: Origin) -> Iterator[JsonValue]:
     """One message of ours is several of theirs when it carries tool results."""
     for result in message.tool_results:
         yield {"role": "tool", "tool_call_id": result.call_id, "content": result.content}
-    calls: list[JsonValue] = [
-        {
-            "id": call.id,
-            "type": "function",
-            "function": {"name": call.name, "arguments": call.arguments},
-        }
-        for call in message.tool_calls
-    ]
+    calls: list[JsonValue] = [_encode_call(call, signed_by) for call in message.tool_calls]
+    content = encode_content(message, _encode_text, _encode_file, origin)
     if calls:
-        yield {"role": message.role, "content": message.text or None, "tool_calls": calls}
-    elif not message.tool_results or message.text:
-        yield {"role": message.role, "content": message.text}
+        fields = _encode_reasoning(message, signed_by)
+        yield {"role": message.role, "content": content or None, "tool_calls": calls, **fields}
+    elif not message.tool_results or content:
+        fields = _encode_reasoning(message, signed_by)
+        yield {"role": message.role, "content": content, **fields}
+
+
+def _encode_text(text: str) -> JsonValue:
+    return {"type": "text", "text": text}
+
+
+def _encode_file(part: File) -> JsonValue | None:
+    if isinstance(part, UriPart):
+        if part.media_type.startswith("image/") and is_fetched(part):
+            return {"type": "image_url", "image_url": {"url": part.uri}}
+        return None if is_fetched(part) else {"type": "file", "file": {"file_id": part.uri}}
+    if part.media_type.startswith("image/"):
+        return {"type": "image_url", "image_url": {"url": as_data_url(part)}}
+    if audio := _AUDIO_FORMATS.get(part.media_type):
+        data = b64encode(part.data).decode()
+        return {"type": "input_audio", "input_audio": {"data": data, "format": audio}}
+    if not is_document(part):
+        return None
+    return {
+        "type": "file",
+        "file": {"filename": file_name(part), "file_data": as_data_url(part)},
+    }
+
+
+def _encode_call(call: ToolCall, signed_by: str) -> JsonValue:
+    item: dict[str, JsonValue] = {
+        "id": call.id,
+        "type": "function",
+        "function": {"name": call.name, "arguments": call.arguments},
+    }
+    if call.signature and signed_by and call.signed_by == signed_by:
+        item["extra_content"] = {"google": {"thought_signature": call.signature}}
+    return item
+
+
+def _encode_reasoning(message: ChatMessage, signed_by: str) -> dict[str, JsonValue]:
+    content = ""
+    details: list[JsonValue] = []
+    for part in message.parts:
+        if not isinstance(part, ReasoningPart) or not signed_by or part.signed_by != signed_by:
+            continue
+        if part.signature == _REASONING_CONTENT:
+            content += part.text
+        else:
+            with suppress(ValueError):
+                details += as_list(from_json(part.signature or ""))
+    fields: dict[str, JsonValue] = {_REASONING_CONTENT: content, "reasoning_details": details}
+    return {name: value for name, value in fields.items() if value}
 
 
 class ChatCompletions:
-    """The format; `newer` servers insist on `max_completion_tokens`, others on `max_tokens`."""
+    """The format, as `provider` speaks it: what it signs goes back to it.
+
+    `newer` servers insist on `max_completion_tokens`, others on `max_tokens`.
+    """
 
     path = "/chat/completions"
 
-    def __init__(self, *, newer: bool) -> None:
+    def __init__(self, *, newer: bool, provider: str = "openai") -> None:
         self._max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = (
             "max_completion_tokens" if newer else "max_tokens"
         )
+        self._provider = provider
 
     def encode(self, request: LLMRequest, *, stream: bool) -> dict[str, JsonValue]:
-        return encode_request(request, stream=stream, max_tokens_field=self._max_tokens_field)
+        return encode_request(
+            request,
+            stream=stream,
+            max_tokens_field=self._max_tokens_field,
+            provider=self._provider,
+        )
 
     def decode(self, body: Any, request: LLMRequest, origin: Origin) -> Iterator[Chunk]:
         return decode_response(body, request, origin)
@@ -213,18 +383,16 @@ def decode_response(body: Any, request: LLMRequest, origin: Origin) -> Iterator[
         LLMError: it is not an answer, or says that the call failed.
     """
     decoder = StreamDecoder(request, origin)
-    body = _mapping(body)
-    choices = [_as_one_delta(_mapping(choice)) for choice in _sequence(body.get("choices"))]
+    body = as_mapping(body)
+    choices = [_as_one_delta(as_mapping(choice)) for choice in as_list(body.get("choices"))]
     yield from decoder.feed({**body, "choices": choices})
     yield from decoder.end(said_done=True)
 
 
 def _as_one_delta(choice: Mapping[str, Any]) -> dict[str, Any]:
-    message = _mapping(choice.get("message"))
-    calls = [
-        {**_mapping(call), "index": index}
-        for index, call in enumerate(_sequence(message.get("tool_calls")))
-    ]
+    message = as_mapping(choice.get("message"))
+    said = filter(None, map(as_mapping, as_list(message.get("tool_calls"))))
+    calls = [{**call, "index": index} for index, call in enumerate(said)]
     return {**choice, "delta": {**message, "tool_calls": calls}}
 
 
@@ -244,15 +412,24 @@ class StreamDecoder:
         self._origin = origin
         self._id = ""
         self._model = request.model
-        self._finish_reason: str | None = None
+        self._finish_reason = ""
         self._usage: Usage | None = None
         self._answered = False
-        self._calls = ToolCallAssembler(lambda: _id_prefix(request))
+        self._filtered = False
+        self._refused = False
+        self._thinks_aloud = False
+        self._details = _ReasoningDetails()
+        self._calls = ToolCallAssembler(lambda: id_prefix(request), origin.provider)
 
     @property
     def finished(self) -> bool:
         """Whether the server has said why it stopped; only the usage may follow."""
-        return self._finish_reason is not None
+        return self._finish_reason != ""
+
+    @property
+    def done(self) -> bool:
+        """Never: an event of its own, `[DONE]`, is the end."""
+        return False
 
     def feed(self, body: Any) -> Iterator[Chunk]:
         """Take the next object.
@@ -260,31 +437,50 @@ class StreamDecoder:
         Raises:
             LLMError: the server reports an error in it.
         """
-        body = _mapping(body)
+        body = as_mapping(body)
         if body.get("error"):
             raise self._origin.refused(Refusal.parse(body))
-        self._id = self._id or _text(body.get("id"))
-        self._model = _text(body.get("model")) or self._model
-        self._usage = decode_usage(body.get("usage")) or self._usage
-        for choice in map(_mapping, _sequence(body.get("choices"))):
-            if choice.get("index") in (0, None):
+        self._id = self._id or as_text(body.get("id"))
+        self._model = as_text(body.get("model")) or self._model
+        if usage := body.get("usage"):
+            self._usage = decode_usage(usage) or self._usage
+        if results := body.get("prompt_filter_results"):
+            self._filtered = self._filtered or _is_filtered(results)
+        for choice in as_list(body.get("choices")):
+            if isinstance(choice, dict) and choice.get("index") in (0, None):
                 yield from self._take(choice)
 
     def _take(self, choice: Mapping[str, Any]) -> Iterator[Chunk]:
         if choice.get("error"):
             raise self._origin.refused(Refusal.parse(choice))
         self._answered = True
-        delta = _mapping(choice.get("delta"))
-        # Vendors have two names for one thing; some send both.
-        reasoning = _text(delta.get("reasoning_content")) or _text(delta.get("reasoning"))
-        if reasoning:
+        self._finish_reason = as_text(choice.get("finish_reason")) or self._finish_reason
+        delta = as_mapping(choice.get("delta"))
+        if content := as_text(delta.get(_REASONING_CONTENT)):
+            self._thinks_aloud = True
+            yield ReasoningDelta(text=content)
+        elif reasoning := as_text(delta.get("reasoning")):
+            # Vendors have two names for one thing; some send both.
             yield ReasoningDelta(text=reasoning)
-        for text in (_content(delta.get("content")), _text(delta.get("refusal"))):
-            if text:
-                yield TextDelta(text=text)
-        for call in map(_mapping, _sequence(delta.get("tool_calls"))):
-            yield from self._calls.feed(call)
-        self._finish_reason = _text(choice.get("finish_reason")) or self._finish_reason
+        if details := delta.get("reasoning_details"):
+            self._details.feed(details)
+        refusal = as_text(delta.get("refusal"))
+        self._refused = self._refused or bool(refusal)
+        if text := _content(delta.get("content")) + refusal:
+            if self._thinks_aloud:
+                yield self._end_of_thinking()
+            yield TextDelta(text=text)
+        for call in as_list(delta.get("tool_calls")):
+            if isinstance(call, dict) and call:
+                if self._thinks_aloud:
+                    yield self._end_of_thinking()
+                yield from self._calls.feed(call)
+
+    def _end_of_thinking(self) -> Chunk:
+        self._thinks_aloud = False
+        return ReasoningDelta(
+            text="", signature=_REASONING_CONTENT, signed_by=self._origin.provider
+        )
 
     def end(self, *, said_done: bool) -> Iterator[Chunk]:
         """The end of the stream, which the server announced with `[DONE]` or did not.
@@ -292,19 +488,12 @@ class StreamDecoder:
         Raises:
             LLMError: the stream was cut, or held no answer.
         """
-        if self._finish_reason is None and not said_done:
-            raise self._origin.error(
-                LLMErrorKind.NETWORK, "cut the stream before its end", fix="Try again."
-            )
-        if not self._answered:
-            raise self._origin.error(
-                LLMErrorKind.BAD_RESPONSE,
-                "answered without any choices",
-                fix="Try again, or try another model.",
-            )
-        if self._finish_reason == "error":
-            raise self._origin.error(LLMErrorKind.SERVER, "failed in the middle of its answer")
+        self._check(said_done)
+        if self._thinks_aloud:
+            yield self._end_of_thinking()
         yield from self._calls.finish()
+        if signature := self._details.signature:
+            yield ReasoningDelta(text="", signature=signature, signed_by=self._origin.provider)
         yield StreamEnd(
             id=self._id,
             model=self._model,
@@ -313,37 +502,74 @@ class StreamDecoder:
             usage=self._usage,
         )
 
+    def _check(self, said_done: bool) -> None:
+        if not self._finish_reason and not said_done:
+            raise self._origin.error(
+                LLMErrorKind.NETWORK, "cut the stream before its end", fix="Try again."
+            )
+        if not self._answered and self._filtered:
+            raise self._origin.error(LLMErrorKind.CONTENT_FILTER, "filtered the prompt")
+        if not self._answered:
+            raise self._origin.error(
+                LLMErrorKind.BAD_RESPONSE,
+                "answered without any choices",
+                fix="Try again, or try another model.",
+            )
+        if self._finish_reason == "error":
+            raise self._origin.error(LLMErrorKind.SERVER, "failed in the middle of its answer")
+        if self._calls.nameless:
+            raise nameless_call(self._origin)
+
     def _why(self) -> FinishReason:
         """Servers disagree on `stop` and `tool_calls`; whether there are calls does not lie."""
         otherwise = FinishReason.TOOL_CALL if self._calls else FinishReason.STOP
-        return _FINISH_REASONS.get(self._finish_reason or "", otherwise)
+        if self._refused:
+            otherwise = FinishReason.CONTENT_FILTER
+        return _FINISH_REASONS.get(self._finish_reason, otherwise)
+
+
+def nameless_call(origin: Origin) -> LLMError:
+    return origin.error(
+        LLMErrorKind.BAD_RESPONSE,
+        "called a tool without its name",
+        fix="Try again, or try another model.",
+    )
+
+
+def _is_filtered(results: Any) -> bool:
+    """Azure's judgement of the prompt.
+
+    Source: https://learn.microsoft.com/azure/ai-services/openai/concepts/content-filter
+    """
+    judged = (as_mapping(as_mapping(r).get("content_filter_results")) for r in as_list(results))
+    return any(as_mapping(one).get("filtered") is True for all_ in judged for one in all_.values())
 
 
 def decode_usage(usage: Any) -> Usage | None:
     """The token counts, or `None` where the server gave none."""
-    usage = _mapping(usage)
-    input_tokens = _count(usage.get("prompt_tokens"))
-    output_tokens = _count(usage.get("completion_tokens"))
+    usage = as_mapping(usage)
+    input_tokens = as_count(usage.get("prompt_tokens"))
+    output_tokens = as_count(usage.get("completion_tokens"))
     if input_tokens is None or output_tokens is None:
         return None
-    read = _mapping(usage.get("prompt_tokens_details"))
-    written = _mapping(usage.get("completion_tokens_details"))
+    read = as_mapping(usage.get("prompt_tokens_details"))
+    written = as_mapping(usage.get("completion_tokens_details"))
     # Gemini and Grok leave the reasoning out of completion_tokens, but count it in the total.
-    output_tokens = max(output_tokens, (_count(usage.get("total_tokens")) or 0) - input_tokens)
+    output_tokens = max(output_tokens, (as_count(usage.get("total_tokens")) or 0) - input_tokens)
     return Usage(
         input_tokens=input_tokens,
         output_tokens=output_tokens,
-        cache_read_tokens=_count(read.get("cached_tokens"))
-        or _count(usage.get("prompt_cache_hit_tokens"))
+        cache_read_tokens=as_count(read.get("cached_tokens"))
+        or as_count(usage.get("prompt_cache_hit_tokens"))
         or 0,
-        cache_write_tokens=_count(read.get("cache_write_tokens"))
-        or _count(usage.get("cache_creation_input_tokens"))
+        cache_write_tokens=as_count(read.get("cache_write_tokens"))
+        or as_count(usage.get("cache_creation_input_tokens"))
         or 0,
-        reasoning_tokens=_count(written.get("reasoning_tokens")) or 0,
+        reasoning_tokens=as_count(written.get("reasoning_tokens")) or 0,
     )
 
 
-def _id_prefix(request: LLMRequest) -> str:
+def id_prefix(request: LLMRequest) -> str:
     """Names calls that came without an id: the same for the same request, new for the next."""
     digest = hashlib.sha256()
     for message in request.messages:
@@ -353,16 +579,6 @@ def _id_prefix(request: LLMRequest) -> str:
 
 def _content(value: Any) -> str:
     """Text, which a few servers send as a list of parts."""
-    return _text(value) or "".join(_text(_mapping(part).get("text")) for part in _sequence(value))
-
-
-def _count(value: Any) -> int | None:
-    return value if isinstance(value, int) and value >= 0 else None
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _sequence(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
+    if not isinstance(value, list):
+        return as_text(value)
+    return "".join(as_text(as_mapping(part).get("text")) for part in value)

@@ -6,24 +6,63 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from base64 import b64encode
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from importlib import import_module
+from mimetypes import guess_extension
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from urllib.parse import urlsplit
 
 from pydantic import JsonValue, SecretStr
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json
 
-from ...contracts import Chunk, LLMRequest, LLMResponse, accumulate
+from ...contracts import (
+    BlobPart,
+    ChatMessage,
+    Chunk,
+    LLMRequest,
+    LLMResponse,
+    TextPart,
+    UriPart,
+    accumulate,
+)
 from ...errors import ConfigurationError, LLMError, LLMErrorKind
 from ._events import EventReader, EventTooLargeError
 from ._failures import GENERAL_FIXES, Origin, Refusal
 
 if TYPE_CHECKING:
-    from ._http import HttpReply, HttpServer
+    from ._http import HttpServer
 
 _MAX_BODY_BYTES = 32 * 2**20
+File = BlobPart | UriPart
+
+
+class Reply(Protocol):
+    """A reply whose head has arrived; the body is still to be read."""
+
+    status: int
+    headers: Mapping[str, str]
+
+    async def read(self, max_bytes: int) -> bytes:
+        """The whole body, or the rest of it.
+
+        Raises:
+            LLMError: it was cut, is too slow or too large.
+        """
+        ...
+
+    async def read_piece(self) -> bytes:
+        """The next bytes of the body, as they arrive; none at its end.
+
+        Raises:
+            LLMError: it was cut, or is too slow.
+        """
+        ...
+
+    async def drain(self) -> None:
+        """Read past the end of the answer, so that the connection can serve the next call."""
+        ...
 
 
 class Decoder(Protocol):
@@ -32,6 +71,11 @@ class Decoder(Protocol):
     @property
     def finished(self) -> bool:
         """Whether the server has said why it stopped; only the usage may follow."""
+        ...
+
+    @property
+    def done(self) -> bool:
+        """Whether the server has said that nothing follows, although it may stay connected."""
         ...
 
     def feed(self, body: Any) -> Iterator[Chunk]:
@@ -126,20 +170,25 @@ class DirectProvider:
         """
         origin = self._origin(request)
         async with self._post(request, origin, stream=True) as reply:
-            if reply.content_type in ("application/json", "text/html"):
-                # A server that cannot stream answers as if it had not been asked to.
-                for chunk in self._wire.decode(await _read_json(reply, origin), request, origin):
+            decoder = self._wire.decoder(request, origin)
+            begin = await _beginning(reply)
+            if begin[:1] in (b"{", b"[", b"<"):
+                # A server that cannot stream answers as if it had not been asked to. Its bytes
+                # say so: many servers label them as what they are not.
+                body = await _read_json(reply, origin, begin)
+                for chunk in self._wire.decode(body, request, origin):
                     yield chunk
                 return
-            decoder = self._wire.decoder(request, origin)
             said_done = False
-            async with aclosing(_events(reply, origin, decoder)) as events:
+            async with aclosing(_events(begin, reply, origin, decoder)) as events:
                 async for event in events:
                     said_done = event.strip() == "[DONE]"
                     if said_done:
                         break
                     for chunk in decoder.feed(parse_json(event, origin)):
                         yield chunk
+                    if said_done := decoder.done:
+                        break
             for chunk in decoder.end(said_done=said_done):
                 yield chunk
             await reply.drain()
@@ -151,13 +200,13 @@ class DirectProvider:
     @asynccontextmanager
     async def _post(
         self, request: LLMRequest, origin: Origin, *, stream: bool
-    ) -> AsyncIterator[HttpReply]:
+    ) -> AsyncIterator[Reply]:
         """A reply that is not a refusal."""
         server = self._server or await self._connect()
         body = self._wire.encode(request, stream=stream)
         whole_s = request.timeout_s or self._timeout_s
         async with server.post(
-            json.dumps(body).encode(),
+            _as_bytes(body),
             origin,
             total_s=request.timeout_s if stream else whole_s,
             silence_s=self._timeout_s if stream else whole_s,
@@ -182,7 +231,7 @@ class DirectProvider:
         server = urlsplit(self._base_url).netloc
         return Origin(self.name, request.model, server, self._fixes, self._secrets)
 
-    async def _refused(self, reply: HttpReply, origin: Origin) -> LLMError:
+    async def _refused(self, reply: Reply, origin: Origin) -> LLMError:
         if reply.status < 400:
             host = urlsplit(reply.headers.get("Location", "")).hostname or "another path"
             return origin.error(
@@ -232,12 +281,114 @@ def check_key(key: SecretStr | str | None, variable: str) -> str:
     return plain
 
 
-async def _events(reply: HttpReply, origin: Origin, decoder: Decoder) -> AsyncGenerator[str, None]:
-    reader = EventReader(_MAX_BODY_BYTES)
+def merged(body: Mapping[str, JsonValue], extra: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+    """`body` with `extra` in it: objects are merged at any depth, all else in `extra` replaces."""
+    result = dict(body)
+    for name, value in extra.items():
+        there = result.get(name)
+        both = isinstance(there, dict) and isinstance(value, dict)
+        result[name] = merged(there, value) if both else value  # type: ignore[arg-type]  # `both`
+    return result
+
+
+def encode_content(
+    message: ChatMessage,
+    encode_text: Callable[[str], JsonValue],
+    encode_file: Callable[[File], JsonValue | None],
+    origin: Origin,
+) -> JsonValue:
+    """The text, or a list of it and the files in their order.
+
+    Raises:
+        LLMError: `encode_file` has no form for a file, or the message's role has no files.
+    """
+    if not any(isinstance(part, File) for part in message.parts):
+        return message.text
+    items: list[JsonValue] = []
+    for part in message.parts:
+        if isinstance(part, TextPart):
+            if part.text:
+                items.append(encode_text(part.text))
+        elif isinstance(part, File):
+            item = encode_file(part) if message.role == "user" else None
+            if item is None:
+                raise _unsendable(part, message.role, origin)
+            items.append(item)
+    return items
+
+
+def _unsendable(part: File, role: str, origin: Origin) -> LLMError:
+    what = f"{part.media_type} {part.name!r}" if part.name else part.media_type
+    form = "the bytes of a file" if isinstance(part, BlobPart) else "the address of a file"
+    return origin.error(
+        LLMErrorKind.BAD_REQUEST,
+        f"was not asked: it cannot take {form} ({what}) in a message of role {role!r}",
+        fix="Say what is in it as text, or send another kind of file in a user's message.",
+    )
+
+
+def is_fetched(part: UriPart) -> bool:
+    """Whether it is an address; otherwise it is the id of an uploaded file."""
+    return part.uri.partition(":")[0].lower() in ("http", "https", "data")
+
+
+def is_document(part: File) -> bool:
+    return part.media_type.startswith(("application/", "text/"))
+
+
+def file_name(part: BlobPart) -> str:
+    """Its name; servers insist on one, and on its ending."""
+    return part.name or f"file{guess_extension(part.media_type) or ''}"
+
+
+def as_data_url(part: BlobPart) -> str:
+    return f"data:{part.media_type};base64,{b64encode(part.data).decode()}"
+
+
+def as_mapping(value: Any) -> Mapping[str, Any]:
+    """The object that should be there; an empty one if anything else is."""
+    return value if isinstance(value, dict) else {}
+
+
+def as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def as_text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def as_count(value: Any) -> int | None:
+    """A number of tokens; `None` for anything else, and JSON's `true` is not 1."""
+    return value if type(value) is int and value >= 0 else None
+
+
+def _as_bytes(body: dict[str, JsonValue]) -> bytes:
     try:
-        while piece := await reply.read_piece():
+        return to_json(body)
+    except ValueError:
+        # Half of a surrogate pair, in a tool's description say, has no bytes but `\ud83d`.
+        return json.dumps(body).encode()
+
+
+async def _beginning(reply: Reply) -> bytes:
+    """The first bytes of the body, without blanks before them; none if it is empty."""
+    begin = b""
+    while not begin and (piece := await reply.read_piece()):
+        begin = piece.lstrip()
+    return begin
+
+
+async def _events(
+    begin: bytes, reply: Reply, origin: Origin, decoder: Decoder
+) -> AsyncGenerator[str, None]:
+    reader = EventReader(_MAX_BODY_BYTES)
+    piece = begin
+    try:
+        while piece:
             for event in reader.feed(piece):
                 yield event
+            piece = await reply.read_piece()
     except EventTooLargeError as cause:
         raise origin.error(LLMErrorKind.BAD_RESPONSE, f"sent {cause}") from cause
     except LLMError:
@@ -248,9 +399,9 @@ async def _events(reply: HttpReply, origin: Origin, decoder: Decoder) -> AsyncGe
         yield event
 
 
-async def _read_json(reply: HttpReply, origin: Origin) -> Any:
-    text = (await reply.read(_MAX_BODY_BYTES)).decode("utf-8", "replace")
-    if reply.content_type == "text/html":
+async def _read_json(reply: Reply, origin: Origin, begin: bytes = b"") -> Any:
+    text = (begin + await reply.read(_MAX_BODY_BYTES)).decode("utf-8", "replace")
+    if text.lstrip().startswith("<"):
         raise origin.error(LLMErrorKind.BAD_RESPONSE, "answered with a web page")
     return parse_json(text, origin)
 

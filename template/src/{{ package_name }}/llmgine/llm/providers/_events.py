@@ -3,11 +3,7 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
-
-# A carriage return at the end of a piece may be the first half of a line's end: wait for the rest.
-_LINE_END = re.compile(rb"\r\n|\n|\r(?!\Z)")
 
 
 class EventTooLargeError(ValueError):
@@ -25,8 +21,8 @@ class EventReader:
 
     def __init__(self, max_event_bytes: int) -> None:
         self._max_event_bytes = max_event_bytes
-        self._rest = bytearray()
-        self._searched = 0
+        self._line = bytearray()
+        self._held = b""
         self._data: list[bytes] = []
         self._data_bytes = 0
 
@@ -36,25 +32,32 @@ class EventReader:
         Raises:
             EventTooLargeError: an event outgrows the limit.
         """
-        self._rest += piece
-        begin = 0
-        for end in _LINE_END.finditer(self._rest, self._searched):
-            line = bytes(self._rest[begin : end.start()])
-            begin = end.end()
+        if self._held or b"\r" in piece:
+            piece = self._with_plain_ends(piece)
+        first, *others = piece.split(b"\n")
+        self._line += first
+        for begun in others:
+            line = bytes(self._line)
+            self._line[:] = begun
             if line:
                 self._take(line)
             elif self._data:
                 yield self._event()
-        del self._rest[:begin]
-        self._searched = max(0, len(self._rest) - 1)
-        self._check(len(self._rest))
+        self._check(len(self._line))
 
     def finish(self) -> Iterator[str]:
         """What is left when the stream has ended."""
-        if self._rest.endswith(b"\r"):
-            self._take(bytes(self._rest[:-1]))
+        if self._held:
+            self._take(bytes(self._line))
         if self._data:
             yield self._event()
+
+    def _with_plain_ends(self, piece: bytes) -> bytes:
+        piece = self._held + piece
+        # The last one may be the first half of a line's end: wait for the rest.
+        self._held = b"\r" if piece.endswith(b"\r") else b""
+        piece = piece.removesuffix(b"\r")
+        return piece.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
     def _take(self, line: bytes) -> None:
         name, _, value = line.partition(b":")

@@ -35,14 +35,15 @@ _KIND_OF_WORDS = (
     ),
     (
         LLMErrorKind.CONTENT_FILTER,
-        r"content.?(filter|policy|management)|safety (system|filter)|moderation|flagged",
+        r"content.?(filter|management)|policy|safety (system|filter)|moderation|flagged",
     ),
+    (LLMErrorKind.AUTHENTICATION, r"credit balance is too low"),
 )
 _KIND_OF_TYPE = (
     (LLMErrorKind.RATE_LIMIT, r"rate.?limit|quota|too.?many.?requests"),
     (LLMErrorKind.AUTHENTICATION, r"auth|api.?key|permission"),
     (LLMErrorKind.TIMEOUT, r"time.?out|timed.?out"),
-    (LLMErrorKind.BAD_REQUEST, r"invalid.?request|not.?found|bad.?request|unsupported"),
+    (LLMErrorKind.BAD_REQUEST, r"invalid|not.?found|bad.?request|unsupported|image_"),
 )
 
 
@@ -138,7 +139,7 @@ class Origin:
             what, fix = "is not known there", f"Check the model's name, {self.model!r}."
         elif refusal.status == 404:
             what, fix = "has no such address", self.fixes.get(LLMErrorKind.BAD_RESPONSE, "")
-        elif refusal.status == 402:
+        elif refusal.status == 402 or "credit balance" in refusal.message:
             what, fix = "refuses: the account has no credit left", "Check its billing."
         elif retry_after_s is not None:
             fix = f"Try again in {retry_after_s:g} s."
@@ -198,10 +199,10 @@ def parse_retry_after(headers: Mapping[str, str]) -> float | None:
     by_name = {name.lower(): value for name, value in headers.items()}
     for name, scale in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
         value = by_name.get(name, "").strip()
-        if re.fullmatch(r"\d+(\.\d+)?", value):
+        if re.fullmatch(r"\d{1,9}(\.\d+)?", value):
             return float(value) / scale
     try:
-        at = parsedate_to_datetime(by_name["retry-after"])
-    except (KeyError, ValueError):
+        at = parsedate_to_datetime(by_name["retry-after"]).astimezone(UTC)
+    except (KeyError, ValueError, OverflowError):
         return None
-    return max(0.0, (at.astimezone(UTC) - datetime.now(UTC)).total_seconds())
+    return max(0.0, (at - datetime.now(UTC)).total_seconds())

@@ -5,18 +5,20 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 from yarl import URL
 
-from ...errors import LLMErrorKind
+from ...errors import LLMError, LLMErrorKind
 from ._failures import Origin
 
 _DRAIN_S = 0.25
+_LARGE_BYTES = 2**20
+_FAILURES = (aiohttp.ClientError, OSError)  # TimeoutError is an OSError.
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,15 +56,18 @@ class HttpServer:
         """
         limits = _Limits(total_s, silence_s)
         timeout = aiohttp.ClientTimeout(total=total_s, connect=silence_s, sock_read=silence_s)
-        with _translated(origin, limits):
+        try:
             response = await self._session().post(
                 self._url,
-                data=io.BytesIO(body),
+                # aiohttp warns of large bodies that are sent at once; files are sent in pieces.
+                data=body if len(body) < _LARGE_BYTES else io.BytesIO(body),
                 headers=self._headers,
                 timeout=timeout,
                 proxy=self._proxy,
                 allow_redirects=False,
             )
+        except _FAILURES as error:
+            raise _explained(error, origin, limits) from _shown(error)
         try:
             yield HttpReply(response, origin, limits)
         finally:
@@ -91,7 +96,7 @@ class HttpServer:
 
 
 class HttpReply:
-    """A reply whose head has arrived; the body is still to be read."""
+    """The `_direct.Reply` of aiohttp."""
 
     def __init__(self, response: aiohttp.ClientResponse, origin: Origin, limits: _Limits) -> None:
         self._response = response
@@ -99,14 +104,8 @@ class HttpReply:
         self._limits = limits
         self.status = response.status
         self.headers: Mapping[str, str] = response.headers
-        self.content_type = response.content_type
 
     async def read(self, max_bytes: int) -> bytes:
-        """The whole body.
-
-        Raises:
-            LLMError: it was cut, is too slow or too large.
-        """
         body = bytearray()
         while piece := await self.read_piece():
             body += piece
@@ -117,59 +116,43 @@ class HttpReply:
         return bytes(body)
 
     async def read_piece(self) -> bytes:
-        """The next bytes of the body, as they arrive; none at its end.
-
-        Raises:
-            LLMError: it was cut, or is too slow.
-        """
-        with _translated(self._origin, self._limits):
+        try:
             return await self._response.content.readany()
+        except _FAILURES as error:
+            raise _explained(error, self._origin, self._limits) from _shown(error)
 
     async def drain(self) -> None:
-        """Read past the end of the answer, so that the connection can serve the next call."""
         with suppress(TimeoutError, aiohttp.ClientError):
             async with asyncio.timeout(_DRAIN_S):
                 await self._response.content.readany()
 
 
-@contextmanager
-def _translated(origin: Origin, limits: _Limits) -> Iterator[None]:
-    """Raise `LLMError` for whatever goes wrong between here and the server."""
-    try:
-        yield
-    except aiohttp.ConnectionTimeoutError as cause:
-        raise origin.error(
-            LLMErrorKind.NETWORK, f"gave no connection within {limits.silence_s:g} s"
-        ) from cause
-    except aiohttp.SocketTimeoutError as cause:
-        raise origin.error(
-            LLMErrorKind.TIMEOUT, f"was silent for {limits.silence_s:g} s"
-        ) from cause
-    except TimeoutError as cause:
-        raise origin.error(
-            LLMErrorKind.TIMEOUT, f"did not finish within {limits.total_s:g} s"
-        ) from cause
-    except aiohttp.ClientConnectorCertificateError as cause:
-        raise origin.error(
-            LLMErrorKind.NETWORK,
-            "showed a certificate that cannot be verified",
-            fix="Install the system's CA certificates, or set SSL_CERT_FILE.",
-        ) from cause
-    except aiohttp.ClientConnectorError as cause:
-        raise origin.error(
-            LLMErrorKind.NETWORK, f"cannot be reached ({_reason(cause.os_error)})"
-        ) from cause
-    except aiohttp.ClientResponseError:
-        # Not from the cause: it carries the request's headers, and so the key.
-        raise origin.error(
-            LLMErrorKind.BAD_RESPONSE, "did not answer in HTTP", fix="Is it the right address?"
-        ) from None
-    except (aiohttp.ClientError, OSError) as cause:
-        raise origin.error(
-            LLMErrorKind.NETWORK,
-            "broke the connection before its answer was whole",
-            fix="Try again.",
-        ) from cause
+def _explained(error: Exception, origin: Origin, limits: _Limits) -> LLMError:
+    """Says whatever went wrong between here and the server."""
+    kind, fix = LLMErrorKind.NETWORK, None
+    match error:
+        case aiohttp.ConnectionTimeoutError():
+            what = f"gave no connection within {limits.silence_s:g} s"
+        case aiohttp.SocketTimeoutError():
+            kind, what = LLMErrorKind.TIMEOUT, f"was silent for {limits.silence_s:g} s"
+        case TimeoutError():
+            kind, what = LLMErrorKind.TIMEOUT, f"did not finish within {limits.total_s:g} s"
+        case aiohttp.ClientConnectorCertificateError():
+            what = "showed a certificate that cannot be verified"
+            fix = "Install the system's CA certificates, or set SSL_CERT_FILE."
+        case aiohttp.ClientConnectorError():
+            what = f"cannot be reached ({_reason(error.os_error)})"
+        case aiohttp.ClientResponseError():
+            kind, what = LLMErrorKind.BAD_RESPONSE, "did not answer in HTTP"
+            fix = "Is it the right address?"
+        case _:
+            what, fix = "broke the connection before its answer was whole", "Try again."
+    return origin.error(kind, what, fix=fix)
+
+
+def _shown(error: Exception) -> Exception | None:
+    """The error as a cause; not one that carries the request's headers, and so the key."""
+    return None if isinstance(error, aiohttp.ClientResponseError) else error
 
 
 def _reason(error: OSError) -> str:

@@ -1,5 +1,5 @@
 # The template's file: `copier update` replaces it. Yours is everything outside llmgine/.
-"""Every other vendor, through litellm: `litellm/anthropic/claude-…`, `litellm/gemini/…`."""
+"""Every other vendor, through litellm: `litellm/gemini/…`, `litellm/bedrock/…`; or its Router."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
-from ...contracts import Chunk, LLMRequest, LLMResponse, Money, StreamEnd
+from ...contracts import Chunk, LLMRequest, LLMResponse, Money, StreamEnd, accumulate
 from ...errors import LLMError, LLMErrorKind, MissingExtraError, MissingKeyError
-from ._chat_completions import StreamDecoder, complete, encode_request
+from . import _litellm_format
 from ._failures import GENERAL_FIXES, Origin, Refusal
+from ._limits import Limits
 
 _FIXES = GENERAL_FIXES | {
     LLMErrorKind.AUTHENTICATION: (
@@ -41,21 +42,34 @@ _KEYS = {
 
 
 class LiteLLMProvider:
-    """Calls the vendor that the model's name begins with.
+    """Calls the vendor that the model's name begins with, or the group of a Router of that name.
 
     litellm takes its keys from the process's environment. `environment` holds those from elsewhere,
     such as a .env file; they are added to it before the first call, where it lacks them.
 
     `timeout_s` limits each wait, a request's own `timeout_s` the whole call. litellm's retries are
-    off. Parameters that the vendor does not have are left out.
+    off. Parameters that the vendor does not have are left out. A request's `extra_body` becomes
+    arguments of litellm's, which hands on what it does not know.
     """
 
     name = "litellm"
 
     def __init__(
-        self, environment: Mapping[str, str] | None = None, *, timeout_s: float = 60.0
+        self,
+        environment: Mapping[str, str] | None = None,
+        *,
+        timeout_s: float = 60.0,
+        router: Any = None,
     ) -> None:
         """Check that litellm is there; it is not imported yet.
+
+        Args:
+            environment: keys that the process's environment may lack.
+            timeout_s: for each wait.
+            router: a `litellm.Router`, called with the names of its groups. It retries and falls
+                back as you set it up: give one owner to the retries, it or the manager's route.
+                Set LITELLM_LOCAL_MODEL_COST_MAP=True before you import litellm to make it, or
+                the import fetches a price list.
 
         Raises:
             MissingExtraError: litellm is not installed.
@@ -64,6 +78,8 @@ class LiteLLMProvider:
             raise MissingExtraError("A model named litellm/…", "litellm")
         self._environment = dict(environment or {})
         self._timeout_s = timeout_s
+        self._router = router
+        self._secrets: tuple[str, ...] = ()
         self._litellm: Any = None
 
     def check(self, model: str) -> None:
@@ -73,7 +89,7 @@ class LiteLLMProvider:
             MissingKeyError: it is not.
         """
         vendor = model.partition("/")[0]
-        known = _KEYS.get(vendor, ())
+        known = () if self._router else _KEYS.get(vendor, ())
         if known and not any(os.environ.get(key) or self._environment.get(key) for key in known):
             raise MissingKeyError(
                 f"{vendor!r} needs a key. Set {known[0]} in the environment or in .env."
@@ -87,12 +103,13 @@ class LiteLLMProvider:
         """
         litellm, origin = await self._import(), self._origin(request)
         limit_s = request.timeout_s or self._timeout_s
+        arguments = self._arguments(request, limit_s, stream=False)
         with _translated(origin, litellm):
             async with asyncio.timeout(limit_s):
-                answer = await litellm.acompletion(**_arguments(request, limit_s, stream=False))
-        cost = answer._hidden_params.get("response_cost")
-        response = complete(answer.model_dump(), request, origin)
-        return response.model_copy(update={"cost": _money(cost)})
+                answer = await self._ask(**arguments)
+            response = accumulate(_litellm_format.decode(answer, request, origin))
+        cost = _money(answer._hidden_params.get("response_cost"))
+        return response.model_copy(update={"cost": cost})
 
     async def stream(self, request: LLMRequest) -> AsyncIterator[Chunk]:
         """Ask, and take the answer as it comes. Closing the iterator closes the connection.
@@ -101,30 +118,21 @@ class LiteLLMProvider:
             LLMError: the call failed; `kind` says how.
         """
         litellm, origin = await self._import(), self._origin(request)
-        decoder = StreamDecoder(request, origin)
-        cost: Any = None
-        limits = _Limits(request.timeout_s, self._timeout_s)
+        limits = Limits(request.timeout_s, self._timeout_s)
+        arguments = self._arguments(request, self._timeout_s, stream=True)
+        decoder = _litellm_format.Decoder(request, origin)
         with _translated(origin, litellm):
             async with limits.next_wait():
-                arguments = _arguments(request, limits.silence_s, stream=True)
-                pieces = await litellm.acompletion(**arguments)
-        try:
-            while True:
-                with _translated(origin, litellm):
-                    async with limits.next_wait():
-                        piece = await anext(pieces, None)
-                if piece is None:
-                    break
-                body = piece.model_dump()
-                cost = (body.get("usage") or {}).get("cost") or cost
-                for chunk in decoder.feed(body):
-                    yield chunk
-        finally:
-            await pieces.aclose()
-        for chunk in decoder.end(said_done=False):
-            if isinstance(chunk, StreamEnd):
-                yield chunk.model_copy(update={"cost": _money(cost)})
-            else:
+                pieces = await self._ask(**arguments)
+            try:
+                while (piece := await _next(pieces, limits)) is not None:
+                    for chunk in decoder.feed(piece, pieces):
+                        yield chunk
+            finally:
+                await pieces.aclose()
+            for chunk in decoder.end():
+                if isinstance(chunk, StreamEnd):
+                    chunk = chunk.model_copy(update={"cost": _money(decoder.cost)})
                 yield chunk
 
     async def aclose(self) -> None:
@@ -139,30 +147,37 @@ class LiteLLMProvider:
             for name, value in self._environment.items():
                 os.environ.setdefault(name, value)
             self._litellm = await asyncio.to_thread(_import_quietly)
+            self._secrets = (*_secrets(os.environ), *_secrets_of(self._router))
         return self._litellm
 
+    @property
+    def _ask(self) -> Any:
+        return (self._router or self._litellm).acompletion
+
+    def _arguments(self, request: LLMRequest, timeout_s: float, *, stream: bool) -> dict[str, Any]:
+        arguments = {
+            **_litellm_format.encode(request, stream=stream),
+            "timeout": timeout_s,
+            "drop_params": True,
+            # Else a request with tools imports the package `mcp`, which litellm does not depend on.
+            "_skip_mcp_handler": True,
+        }
+        return arguments if self._router else arguments | {"num_retries": 0, "max_retries": 0}
+
     def _origin(self, request: LLMRequest) -> Origin:
-        environment = self._environment | dict(os.environ)
-        secrets = (value for name, value in environment.items() if _SECRET_NAME.search(name))
-        return Origin(self.name, request.model, fixes=_FIXES, secrets=tuple(secrets))
+        return Origin(self.name, request.model, fixes=_FIXES, secrets=self._secrets)
 
 
-class _Limits:
-    """The end of the whole call, and of each wait within it."""
-
-    def __init__(self, total_s: float | None, silence_s: float) -> None:
-        self.silence_s = silence_s
-        self._end = None if total_s is None else asyncio.get_running_loop().time() + total_s
-
-    def next_wait(self) -> asyncio.Timeout:
-        until = asyncio.get_running_loop().time() + self.silence_s
-        return asyncio.timeout_at(until if self._end is None else min(until, self._end))
+async def _next(pieces: Any, limits: Limits) -> Any:
+    async with limits.next_wait():
+        return await anext(pieces, None)
 
 
 def _import_quietly() -> Any:
     # Both are read when litellm is imported: it would fetch its price list from the network, and
     # load whatever .env file it finds.
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+    os.environ.setdefault("LITELLM_LOCAL_ANTHROPIC_BETA_HEADERS", "True")
     os.environ.setdefault("LITELLM_MODE", "PRODUCTION")
     litellm: Any = import_module("litellm")
     litellm.telemetry = False
@@ -170,33 +185,42 @@ def _import_quietly() -> Any:
     return litellm
 
 
-def _arguments(request: LLMRequest, timeout_s: float, *, stream: bool) -> dict[str, Any]:
-    body = encode_request(request, stream=stream, max_tokens_field="max_tokens")
-    return {
-        **body,
-        "timeout": timeout_s,
-        "num_retries": 0,
-        "max_retries": 0,
-        "drop_params": True,
-        # Else a request with tools imports the package `mcp`, which litellm does not depend on.
-        "_skip_mcp_handler": True,
-    }
+def _secrets(fields: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in fields.items():
+        if isinstance(value, str) and _SECRET_NAME.search(name):
+            yield value
+
+
+def _secrets_of(router: Any) -> Iterator[str]:
+    for deployment in getattr(router, "model_list", None) or ():
+        yield from _secrets(deployment["litellm_params"])
 
 
 @contextmanager
 def _translated(origin: Origin, litellm: Any) -> Iterator[None]:
-    """Raise `LLMError` for every error of litellm's, which are all OpenAI's at the root."""
-    failures: tuple[type[Exception], ...] = (
-        import_module("openai").OpenAIError,
-        litellm.exceptions.BudgetExceededError,
-    )
+    """Raise `LLMError` for every error of litellm's, which are nearly all OpenAI's at the root."""
     try:
         yield
+    except LLMError:
+        raise
     except TimeoutError as cause:
         raise origin.error(LLMErrorKind.TIMEOUT, "did not answer in time") from cause
-    except failures as error:
+    except litellm.exceptions.BudgetExceededError as error:
+        raise _failed(error, origin, litellm.exceptions) from None
+    except ValueError as error:
+        raise _refused_by_value(error, origin) from None
+    except import_module("openai").OpenAIError as error:
         # Not from the cause: its message may quote the key.
         raise _failed(error, origin, litellm.exceptions) from None
+
+
+def _refused_by_value(error: ValueError, origin: Origin) -> LLMError:
+    """A Router with no deployment left, or what litellm could make nothing of."""
+    if wait_s := getattr(error, "cooldown_time", None):
+        headers = {"retry-after": str(wait_s)}
+        refusal = Refusal("The Router's deployments of this model all rest after failures")
+        return origin.refused(refusal, headers, kind=LLMErrorKind.RATE_LIMIT)
+    return origin.error(LLMErrorKind.BAD_RESPONSE, f"sent nonsense: {origin.quote(str(error))}")
 
 
 def _failed(error: Any, origin: Origin, exceptions: Any) -> LLMError:

@@ -1,5 +1,5 @@
 # The template's file: `copier update` replaces it. Yours is everything outside llmgine/.
-"""OpenAI, and every server that speaks its Chat Completions API, straight over HTTP."""
+"""OpenAI, and every server that speaks one of its two APIs, straight over HTTP."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pydantic import SecretStr
 
 from ...errors import LLMErrorKind, MissingKeyError
 from ._chat_completions import ChatCompletions
-from ._direct import DirectProvider, check_key
+from ._direct import DirectProvider, WireFormat, check_key
+from ._responses import Responses
 
 DEFAULT_BASE_URL = "https://api.openai.com/v1"
 
@@ -18,8 +19,9 @@ class OpenAIProvider(DirectProvider):
     """Calls `{base_url}/chat/completions`.
 
     OpenAI's own host needs a key. Any other (Ollama, vLLM, OpenRouter, a proxy) gets one only if
-    it is given. OpenAI and Azure are sent `max_completion_tokens`, which their newer models insist
-    on; others are sent `max_tokens`, which some of them insist on.
+    it is given, and Azure gets it in its own header. A query in the address, such as Azure's
+    `?api-version=`, is kept. OpenAI and Azure are sent `max_completion_tokens`, which their newer
+    models insist on; others are sent `max_tokens`, which some of them insist on.
     """
 
     name = "openai"
@@ -40,10 +42,10 @@ class OpenAIProvider(DirectProvider):
         base_url = (base_url or DEFAULT_BASE_URL).strip()
         key = check_key(api_key, "OPENAI_API_KEY")
         super().__init__(
-            ChatCompletions(newer=_is_theirs(base_url)),
+            self._speak(theirs=_is_at(base_url, ".openai.com", ".azure.com")),
             base_url=base_url,
             base_url_variable="OPENAI_BASE_URL",
-            headers={"Authorization": f"Bearer {key}"} if key else {},
+            headers=_headers(key, base_url),
             fixes={
                 LLMErrorKind.AUTHENTICATION: "Check OPENAI_API_KEY.",
                 LLMErrorKind.NETWORK: (
@@ -62,10 +64,35 @@ class OpenAIProvider(DirectProvider):
                 "OPENAI_BASE_URL to a server that needs none."
             )
 
+    def _speak(self, *, theirs: bool) -> WireFormat:
+        """The API's format; `theirs`: as OpenAI and Azure want it."""
+        return ChatCompletions(newer=theirs, provider=self.name)
 
-def _is_theirs(base_url: str) -> bool:
+
+class OpenAIResponsesProvider(OpenAIProvider):
+    """Calls `{base_url}/responses`; all else is as with `OpenAIProvider`.
+
+    The server stores nothing: what the model thought comes encrypted, and goes back with the next
+    request. `seed` is left out, and a request with `stop` is refused: this API has neither.
+    """
+
+    name = "openai-responses"
+
+    def _speak(self, *, theirs: bool) -> WireFormat:
+        return Responses(encrypt=theirs, provider=self.name)
+
+
+def _headers(key: str, base_url: str) -> dict[str, str]:
+    if not key:
+        return {}
+    return (
+        {"api-key": key} if _is_at(base_url, ".azure.com") else {"Authorization": f"Bearer {key}"}
+    )
+
+
+def _is_at(base_url: str, *domains: str) -> bool:
     try:
         host = urlsplit(base_url).hostname or ""
     except ValueError:
         return False
-    return host.endswith((".openai.com", ".azure.com"))
+    return host.endswith(domains)

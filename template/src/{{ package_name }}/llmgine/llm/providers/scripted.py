@@ -149,9 +149,10 @@ def _spell(response: LLMResponse) -> list[Chunk | Exception]:
         if isinstance(part, TextPart):
             chunks += [TextDelta(text=word) for word in re.findall(r"\s*\S+|\s+$", part.text)]
         elif isinstance(part, ReasoningPart):
-            chunks.append(ReasoningDelta(text=part.text, signature=part.signature))
+            chunks.append(ReasoningDelta(**part.model_dump(exclude={"type"})))
         elif isinstance(part, ToolCall):
-            chunks.append(ToolCallStart(index=calls, id=part.id, name=part.name))
+            start = part.model_dump(exclude={"type", "arguments"})
+            chunks.append(ToolCallStart(index=calls, **start))
             chunks.append(ToolCallArgumentsDelta(index=calls, text=part.arguments))
             calls += 1
     end = StreamEnd(

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 
 from pydantic import JsonValue
 
+from .._json_schema import Schema, fits, identity, type_of
 from . import texts, values
 from .language import Clause, Found, stem
-from .schema import Schema, Slot, fits, identity, rank, slots_of, type_of
+from .schema import Slot, rank, slots_of
 from .texts import Reading
 
 _LISTED = re.compile(r"\s{0,3}(?:,|&|(?:, ?)?(?:and|or)\b)\s{0,3}(?:(?:in|to|for|the|for the) )?")

@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import JsonValue
 
 from ....contracts import ToolSpec
+from .._json_schema import fits
 from .fill import Filled, fill
 from .language import (
     NOUNS,
@@ -25,7 +26,7 @@ from .language import (
     stem,
     word_set,
 )
-from .schema import fits, slots_of
+from .schema import slots_of
 
 _MAX_REQUESTS = 8
 _CANDIDATES = 5

@@ -32,9 +32,10 @@ from ....contracts import (
     ToolStatus,
     Usage,
 )
+from .._json_schema import Schema, type_of
 from .language import name_words
 from .plan import Choice, Tool, plan
-from .schema import Schema, Slot, slots_of, type_of
+from .schema import Slot, slots_of
 
 _LISTED_TOOLS = 12
 _DEEPEST = 4

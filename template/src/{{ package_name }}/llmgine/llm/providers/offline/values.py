@@ -11,9 +11,10 @@ from uuid import UUID
 
 from pydantic import JsonValue
 
+from .._json_schema import Schema, type_of
 from .language import ARTICLES, PREPOSITIONS, Clause, Found, Spans, split_words, word_set
 from .moments import Moment, find_durations
-from .schema import IDENTIFIER, Schema, Slot, type_of
+from .schema import IDENTIFIER, Slot
 
 _ADDRESS = re.compile(r"[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}")
 _ON = word_set("on true yes enable enabled enabling activate start open")

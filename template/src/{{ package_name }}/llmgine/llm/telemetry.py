@@ -1,0 +1,300 @@
+# The template's file: `copier update` replaces it. Yours is everything outside llmgine/.
+"""What is recorded of a model call: a span for each attempt, and metrics beside it."""
+
+from __future__ import annotations
+
+import contextvars
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Any
+
+from pydantic import JsonValue
+
+from ..clock import Clock
+from ..contracts import (
+    BlobPart,
+    ChatMessage,
+    LLMRequest,
+    LLMResponse,
+    Part,
+    ReasoningPart,
+    TextPart,
+    ToolCall,
+    ToolResult,
+    UriPart,
+)
+from ..errors import LLMError
+from ..observability import Observer, Span, semconv
+
+if TYPE_CHECKING:
+    from opentelemetry.metrics import Histogram, Meter
+
+    from .provider import Provider
+
+Attributes = dict[str, str | bool | int | float | Sequence[str]]
+
+# The conventions' names of the vendors that go by another one here.
+_VENDORS = {
+    "azure": "azure.ai.openai",
+    "azure_ai": "azure.ai.inference",
+    "bedrock": "aws.bedrock",
+    "gemini": "gcp.gemini",
+    "mistral": "mistral_ai",
+    "moonshot": "moonshot_ai",
+    "openai-responses": "openai",
+    "openai-sdk": "openai",
+    "vertex_ai": "gcp.vertex_ai",
+    "watsonx": "ibm.watsonx.ai",
+    "xai": "x_ai",
+}
+_DURATION = semconv.CLIENT_OPERATION_DURATION.name
+_USAGE = semconv.CLIENT_TOKEN_USAGE.name
+_FIRST_CHUNK = semconv.CLIENT_TIME_TO_FIRST_CHUNK.name
+_NEXT_CHUNK = semconv.CLIENT_TIME_PER_OUTPUT_CHUNK.name
+# On the span as on the metrics, which must have few values each.
+_OF_METRICS = (
+    semconv.OPERATION_NAME,
+    semconv.PROVIDER_NAME,
+    semconv.REQUEST_MODEL,
+    semconv.SERVER_ADDRESS,
+    semconv.SERVER_PORT,
+)
+
+
+class Telemetry:
+    """Records attempts by the observer and, where a meter provider is set, as metrics."""
+
+    def __init__(self, observer: Observer, clock: Clock, meter: Meter | None = None) -> None:
+        self._observer = observer
+        self._clock = clock
+        self._meter = meter
+        self._histograms: dict[str, Histogram] | None = None
+
+    @contextmanager
+    def attempt(
+        self, provider: Provider, request: LLMRequest, decision: Attributes, *, stream: bool
+    ) -> Iterator[Record]:
+        """Around one call of the provider; `decision` is why it is made."""
+        attributes = _request_attributes(provider.name, request, stream=stream)
+        attributes |= _server_attributes(provider) | decision
+        measured: dict[str, Any] = {
+            key: attributes[key] for key in _OF_METRICS if key in attributes
+        }
+        if self._observer.capture_content:
+            attributes |= _input_attributes(request)
+        around = self._observer.span(
+            semconv.chat_span(request.model), kind="client", attributes=attributes
+        )
+        with _detached(around) if stream else around as span:
+            record = Record(span, self._clock, capture_content=self._observer.capture_content)
+            try:
+                yield record
+            except LLMError as error:
+                measured[semconv.ERROR_TYPE] = error.kind.value
+                span.fail(error.kind.value, str(error))
+                raise
+            except BaseException as error:
+                if not isinstance(error, GeneratorExit):
+                    measured[semconv.ERROR_TYPE] = type(error).__qualname__
+                raise
+            finally:
+                record.end()
+                self._measure(record, measured)
+
+    def _measure(self, record: Record, attributes: dict[str, Any]) -> None:
+        histograms = self._histograms or self._make_histograms()
+        if histograms is None:
+            return
+        response = record.response
+        if response is not None:
+            attributes[semconv.RESPONSE_MODEL] = response.model
+        histograms[_DURATION].record(record.duration_s, attributes)
+        if record.waits_s:
+            histograms[_FIRST_CHUNK].record(record.waits_s[0], attributes)
+        next_chunk = histograms[_NEXT_CHUNK]
+        for gap_s in record.waits_s[1:]:
+            next_chunk.record(gap_s, attributes)
+        if response is not None and (usage := response.usage) is not None:
+            for kind, tokens in ("input", usage.input_tokens), ("output", usage.output_tokens):
+                histograms[_USAGE].record(tokens, {**attributes, semconv.TOKEN_TYPE: kind})
+
+    def _make_histograms(self) -> dict[str, Histogram] | None:
+        # Nobody can have set a meter provider without this module; then it need not be paid for.
+        api = sys.modules.get("opentelemetry.metrics")
+        if api is None:
+            return None
+        meter = self._meter or api.get_meter("llmgine")
+        self._histograms = {
+            one.name: meter.create_histogram(
+                one.name,
+                one.unit,
+                one.description,
+                explicit_bucket_boundaries_advisory=one.buckets,
+            )
+            for one in (
+                semconv.CLIENT_OPERATION_DURATION,
+                semconv.CLIENT_TOKEN_USAGE,
+                semconv.CLIENT_TIME_TO_FIRST_CHUNK,
+                semconv.CLIENT_TIME_PER_OUTPUT_CHUNK,
+            )
+        }
+        return self._histograms
+
+
+class Record:
+    """What is seen of one attempt. Times are the clock's.
+
+    `waits_s` is how long the provider was waited for before each chunk; what its reader does with
+    a chunk does not count.
+    """
+
+    def __init__(self, span: Span, clock: Clock, *, capture_content: bool) -> None:
+        self.response: LLMResponse | None = None
+        self.waits_s: list[float] = []
+        self.duration_s = 0.0
+        self.monotonic = clock.monotonic
+        self._span = span
+        self._capture_content = capture_content
+        self._began = clock.monotonic()
+
+    @property
+    def time_to_first_chunk_s(self) -> float | None:
+        return self.waits_s[0] if self.waits_s else None
+
+    def answer(self, response: LLMResponse) -> None:
+        self.response = response
+        attributes = _response_attributes(response)
+        if self._capture_content:
+            attributes |= _output_attributes(response)
+        for name, value in attributes.items():
+            self._span.set(name, value)
+
+    def end(self) -> None:
+        self.duration_s = self.monotonic() - self._began
+        if self.waits_s:
+            self._span.set(semconv.RESPONSE_TIME_TO_FIRST_CHUNK, self.waits_s[0])
+        if self.waits_s[1:]:
+            self._span.set(semconv.LLM_LONGEST_GAP_S, max(self.waits_s[1:]))
+
+
+def _request_attributes(provider_name: str, request: LLMRequest, *, stream: bool) -> Attributes:
+    """Without content."""
+    attributes: Attributes = {
+        semconv.OPERATION_NAME: semconv.CHAT,
+        semconv.PROVIDER_NAME: _vendor(provider_name, request.model),
+        semconv.REQUEST_MODEL: request.model,
+    }
+    if stream:
+        attributes[semconv.REQUEST_STREAM] = True
+    if request.stop:
+        attributes[semconv.REQUEST_STOP_SEQUENCES] = request.stop
+    if request.output is not None:
+        attributes[semconv.OUTPUT_TYPE] = "json"
+    optional = {
+        semconv.CONVERSATION_ID: request.conversation_id,
+        semconv.REQUEST_MAX_TOKENS: request.max_output_tokens,
+        semconv.REQUEST_TEMPERATURE: request.temperature,
+        semconv.REQUEST_SEED: request.seed,
+    }
+    attributes |= {name: value for name, value in optional.items() if value is not None}
+    return attributes
+
+
+def _server_attributes(provider: object) -> Attributes:
+    """The address and port, where the provider has them: it then calls one server."""
+    address = getattr(provider, "server_address", None)
+    port = getattr(provider, "server_port", None)
+    if not isinstance(address, str) or not isinstance(port, int):
+        return {}
+    return {semconv.SERVER_ADDRESS: address, semconv.SERVER_PORT: port}
+
+
+def _response_attributes(response: LLMResponse) -> Attributes:
+    """Without content. What nobody said is left out: it is unknown, not zero."""
+    attributes: Attributes = {
+        semconv.RESPONSE_MODEL: response.model,
+        semconv.RESPONSE_FINISH_REASONS: (response.finish_reason.value,),
+    }
+    if response.id:
+        attributes[semconv.RESPONSE_ID] = response.id
+    if response.cost is not None and response.cost.currency == "USD":
+        attributes[semconv.LLM_COST_USD] = float(response.cost.amount)
+    if (usage := response.usage) is not None:
+        attributes |= {
+            semconv.USAGE_INPUT_TOKENS: usage.input_tokens,
+            semconv.USAGE_OUTPUT_TOKENS: usage.output_tokens,
+            semconv.USAGE_CACHE_READ_INPUT_TOKENS: usage.cache_read_tokens,
+            semconv.USAGE_CACHE_WRITE_INPUT_TOKENS: usage.cache_write_tokens,
+            semconv.USAGE_REASONING_OUTPUT_TOKENS: usage.reasoning_tokens,
+        }
+    return attributes
+
+
+def _input_attributes(request: LLMRequest) -> Attributes:
+    """Content: one JSON text for each list, for a span keeps few attributes."""
+    attributes: Attributes = {
+        semconv.INPUT_MESSAGES: json.dumps([_message(message) for message in request.messages])
+    }
+    if request.tools:
+        tools = [{"type": "function", **tool.model_dump()} for tool in request.tools]
+        attributes[semconv.TOOL_DEFINITIONS] = json.dumps(tools)
+    return attributes
+
+
+def _output_attributes(response: LLMResponse) -> Attributes:
+    """Content."""
+    message = {**_message(response.message), "finish_reason": response.finish_reason.value}
+    return {semconv.OUTPUT_MESSAGES: json.dumps([message])}
+
+
+def _vendor(provider_name: str, model: str) -> str:
+    if provider_name != "litellm":
+        return _VENDORS.get(provider_name, provider_name)
+    vendor, slash, _ = model.partition("/")
+    return _VENDORS.get(vendor, vendor) if slash else provider_name
+
+
+def _message(message: ChatMessage) -> dict[str, JsonValue]:
+    return {"role": message.role, "parts": [_part(part) for part in message.parts]}
+
+
+def _part(part: Part) -> dict[str, JsonValue]:
+    match part:
+        case TextPart():
+            return {"type": "text", "content": part.text}
+        case ReasoningPart():
+            return {"type": "reasoning", "content": part.text}
+        case BlobPart():
+            return {"type": "blob", "mime_type": part.media_type, "size_bytes": len(part.data)}
+        case UriPart():
+            return {"type": "uri", "mime_type": part.media_type, "uri": part.uri}
+        case ToolCall():
+            return {
+                "type": "tool_call",
+                "id": part.id,
+                "name": part.name,
+                "arguments": part.arguments,
+            }
+        case ToolResult():
+            return {"type": "tool_call_response", "id": part.call_id, "response": part.content}
+
+
+@contextmanager
+def _detached(span: AbstractContextManager[Span]) -> Iterator[Span]:
+    """Keep the span out of the consumer's context.
+
+    A generator runs in the context of whoever asks for its next item. A span that is current there
+    would become the parent of the consumer's own work, and could be closed in another context than
+    it was opened in.
+    """
+    context = contextvars.copy_context()
+    entered = context.run(span.__enter__)
+    try:
+        yield entered
+    except BaseException as error:
+        context.run(span.__exit__, type(error), error, error.__traceback__)
+        raise
+    else:
+        context.run(span.__exit__, None, None, None)

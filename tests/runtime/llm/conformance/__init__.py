@@ -1,0 +1,1 @@
+"""What every provider promises: cases, providers, and the table of both."""

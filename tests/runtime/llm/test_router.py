@@ -1,0 +1,547 @@
+"""What the manager does about targets that fail, are busy, cost too much or take too long."""
+
+import asyncio
+from collections import Counter
+from contextlib import aclosing
+from decimal import Decimal
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from app.llmgine.clock import sleep
+from app.llmgine.contracts import (
+    LLMRequest,
+    LLMResponse,
+    Money,
+    StreamReset,
+    TextDelta,
+    Usage,
+    accumulate,
+)
+from app.llmgine.errors import ConfigurationError, LLMError, LLMErrorKind, ScriptError
+from app.llmgine.llm import (
+    DECISIONS,
+    Breaker,
+    Candidate,
+    Decision,
+    LLMManager,
+    RetryPolicy,
+    Route,
+    Target,
+    best,
+    cheapest,
+    fastest,
+    in_order,
+    weighted,
+)
+from app.llmgine.llm.prices import PriceTable
+from app.llmgine.testing import FakeClock, ScriptedProvider
+from runtime.llm.actors import Act, Stage, ask, fails
+
+KIND = LLMErrorKind
+A, B, C = Target("actors/a"), Target("actors/b"), Target("actors/c")
+OK = Act()
+USAGE = Usage(input_tokens=1000, output_tokens=100)
+
+
+def route(*targets: Target, **fields: object) -> dict[str, Route]:
+    return {"fast": Route(targets, **fields)}
+
+
+# Retries and fallbacks.
+
+
+@pytest.mark.parametrize("kind", KIND)
+async def test_the_kind_of_an_error_decides_what_follows(kind: LLMErrorKind) -> None:
+    stage = Stage({"a": [fails(kind)], "b": [OK]}, models=route(A, B))
+
+    call = asyncio.create_task(stage.complete("fast"))
+    await asyncio.wait([call])
+
+    wanted = {
+        Decision.RETRY: ["a", "a", "a", "b"],
+        Decision.NEXT: ["a", "b"],
+        Decision.RAISE: ["a"],
+    }
+    assert stage.actors.called == wanted[DECISIONS[kind]]
+    assert (call.exception() is None) is (DECISIONS[kind] is not Decision.RAISE)
+
+
+async def test_an_owner_may_decide_otherwise() -> None:
+    retry = RetryPolicy(decisions={**DECISIONS, KIND.CONTENT_FILTER: Decision.NEXT})
+    stage = Stage({"a": [fails(KIND.CONTENT_FILTER)], "b": [OK]}, models=route(A, B, retry=retry))
+
+    response = await stage.complete("fast")
+
+    assert response.model == "b"
+
+
+async def test_each_attempt_stands_in_the_response_with_its_reason() -> None:
+    stage = Stage({"a": [fails(KIND.SERVER)], "b": [OK]}, models=route(A, B))
+
+    response = await stage.complete("fast")
+
+    assert [(one.target, one.reason, one.error) for one in response.attempts] == [
+        ("actors/a", "in order", KIND.SERVER),
+        ("actors/a", "retry after server", KIND.SERVER),
+        ("actors/a", "retry after server", KIND.SERVER),
+        ("actors/b", "fallback after server", None),
+    ]
+    # Half of 0.5 s, of 1 s: the dice always show 0.5 here.
+    assert [one.waited_s for one in response.attempts] == [0.0, 0.25, 0.5, 0.0]
+
+
+async def test_a_plain_name_is_tried_again_too() -> None:
+    stage = Stage({"a": [fails(KIND.SERVER), OK]})
+
+    response = await stage.complete("actors/a")
+
+    assert [one.reason for one in response.attempts] == ["only target", "retry after server"]
+
+
+async def test_each_target_has_retries_of_its_own() -> None:
+    acts = {"a": [fails(KIND.SERVER)], "b": [fails(KIND.SERVER)] * 2 + [OK]}
+    stage = Stage(acts, models=route(A, B))
+
+    await stage.complete("fast")
+
+    assert stage.actors.called == ["a", "a", "a", "b", "b", "b"]
+
+
+async def test_the_last_error_says_what_was_tried() -> None:
+    stage = Stage(
+        {"a": [fails(KIND.CONTEXT_LENGTH)], "b": [fails(KIND.AUTHENTICATION)]}, models=route(A, B)
+    )
+
+    with pytest.raises(LLMError) as caught:
+        await stage.complete("fast")
+
+    assert caught.value.kind is KIND.AUTHENTICATION
+    assert str(caught.value) == (
+        "b failed. Tried: actors/a (context_length), actors/b (authentication)."
+    )
+    assert [one.target for one in caught.value.attempts] == ["actors/a", "actors/b"]
+
+
+async def test_a_mistake_of_the_script_is_never_tried_again() -> None:
+    provider = ScriptedProvider()
+    retry = RetryPolicy(decisions=dict.fromkeys(KIND, Decision.RETRY))
+    models = {"fast": Route((Target("scripted"),), retry=retry)}
+
+    with pytest.raises(ScriptError):
+        await LLMManager({"scripted": lambda: provider}, models=models).complete(ask("fast"))
+
+    assert len(provider.requests) == 1
+
+
+async def test_retry_after_is_waited_for() -> None:
+    stage = Stage({"a": [fails(KIND.RATE_LIMIT, retry_after_s=7), OK]}, models=route(A, B))
+
+    await stage.complete("fast", timeout_s=20)
+
+    assert [at for at, _ in stage.actors.calls] == [0.0, 7.0]
+
+
+@pytest.mark.parametrize(("after_s", "timeout_s"), [(7, 5), (31, None)])
+async def test_a_retry_after_that_is_too_long_makes_it_the_next_ones_turn(
+    after_s: float, timeout_s: float | None
+) -> None:
+    acts = {"a": [fails(KIND.RATE_LIMIT, retry_after_s=after_s)], "b": [OK]}
+    stage = Stage(acts, models=route(A, B))
+
+    response = await stage.complete("fast", timeout_s=timeout_s)
+
+    assert (response.model, stage.clock.monotonic()) == ("b", 0.0)
+
+
+async def test_an_error_that_cannot_be_mended_in_time_is_raised_at_once() -> None:
+    stage = Stage({"a": [fails(KIND.RATE_LIMIT, retry_after_s=7)]})
+
+    with pytest.raises(LLMError, match="a failed") as caught:
+        await stage.complete("actors/a", timeout_s=5)
+
+    assert (caught.value.retry_after_s, stage.clock.monotonic()) == (7, 0.0)
+
+
+# Time.
+
+
+async def test_each_attempt_is_given_what_is_left_of_the_time() -> None:
+    acts = {"a": [fails(KIND.SERVER, "x", gap_s=1)], "b": [OK]}
+    stage = Stage(acts, models=route(A, B, retry=RetryPolicy(retries=0)))
+
+    await stage.complete("fast", timeout_s=10)
+
+    assert [request.timeout_s for _, request in stage.actors.calls] == [10.0, 8.0]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+async def test_a_provider_that_forgets_the_time_is_stopped(streaming: bool) -> None:
+    stage = Stage({"a": [Act(gap_s=3)]})
+    call = stage.stream if streaming else stage.complete
+
+    with pytest.raises(LLMError, match="did not answer in time") as caught:
+        await call("actors/a", timeout_s=5)
+
+    assert (caught.value.kind, stage.clock.monotonic()) == (KIND.TIMEOUT, 5.0)
+    assert stage.actors.closed == 1
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+async def test_a_target_with_a_time_of_its_own_is_given_up_after_it(streaming: bool) -> None:
+    slow = Target("actors/a", timeout_s=2)
+    models = route(slow, B, retry=RetryPolicy(retries=0))
+    stage = Stage({"a": [Act(gap_s=30)], "b": [OK]}, models=models)
+
+    await (stage.stream if streaming else stage.complete)("fast", timeout_s=60)
+
+    assert [(at, request.model) for at, request in stage.actors.calls] == [(0.0, "a"), (2.0, "b")]
+
+
+async def test_a_stream_that_has_begun_has_all_the_time_of_the_call() -> None:
+    stage = Stage({"a": [Act(gap_s=1.5)]}, models=route(Target("actors/a", timeout_s=2)))
+
+    chunks = await stage.stream("fast", timeout_s=60)
+
+    assert accumulate(chunks).text == "wellthen"
+
+
+async def test_a_deadline_leaves_the_reader_of_a_stream_alone() -> None:
+    stage = Stage({"a": [OK]})
+
+    async def read_slowly() -> None:
+        async with aclosing(stage.manager.stream(ask("actors/a", timeout_s=5))) as chunks:
+            await anext(chunks)
+            await stage.clock.advance(6)
+            with pytest.raises(LLMError, match="in time"):
+                await anext(chunks)
+
+    await read_slowly()
+
+
+async def test_a_call_that_was_stopped_leaves_its_task_uncancelled() -> None:
+    stage = Stage({"a": [Act(gap_s=9)]})
+
+    async def call_and_go_on() -> int:
+        with pytest.raises(LLMError):
+            await stage.manager.complete(ask("actors/a", timeout_s=5))
+        task = asyncio.current_task()
+        assert task is not None
+        return task.cancelling()
+
+    assert await stage.play(call_and_go_on()) == 0
+
+
+async def test_who_is_cancelled_while_the_deadline_stops_the_call_is_cancelled() -> None:
+    class Clinging(ScriptedProvider):
+        async def complete(self, request: LLMRequest) -> LLMResponse:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await sleep(clock, 2)
+            raise AssertionError("it was stopped")
+
+    clock = FakeClock()
+    manager = LLMManager({"clinging": Clinging}, clock=clock)
+    call = asyncio.create_task(manager.complete(ask("clinging", timeout_s=5)))
+    await clock.advance(6)
+
+    call.cancel()
+    await asyncio.wait([call])
+
+    assert call.cancelled()
+
+
+async def test_cancelling_passes_through_at_once() -> None:
+    stage = Stage({"a": [Act(gap_s=60)]}, models=route(A, B))
+    call = asyncio.create_task(stage.manager.complete(ask("fast", timeout_s=90)))
+    await stage.clock.advance(1)
+
+    call.cancel()
+    await asyncio.wait([call])
+
+    assert call.cancelled()
+    assert (stage.actors.called, stage.actors.closed) == (["a"], 1)
+    assert stage.clock.timers == 0
+
+
+# Streams.
+
+
+async def test_a_stream_falls_back_before_its_first_chunk() -> None:
+    stage = Stage({"a": [fails(KIND.AUTHENTICATION)], "b": [OK]}, models=route(A, B))
+
+    response = accumulate(await stage.stream("fast"))
+
+    assert (response.model, response.text) == ("b", "wellthen")
+    assert [one.error for one in response.attempts] == [KIND.AUTHENTICATION, None]
+
+
+async def test_a_stream_that_broke_raises_what_broke_it() -> None:
+    stage = Stage({"a": [fails(KIND.NETWORK, "half")], "b": [OK]}, models=route(A, B))
+
+    with pytest.raises(LLMError) as caught:
+        await stage.stream("fast")
+
+    assert stage.actors.called == ["a"]
+    assert [one.error for one in caught.value.attempts] == [KIND.NETWORK]
+
+
+async def test_a_route_may_start_streams_again() -> None:
+    models = route(A, B, restart_streams=True, retry=RetryPolicy(retries=0))
+    stage = Stage({"a": [fails(KIND.NETWORK, "half")], "b": [OK]}, models=models)
+
+    chunks = await stage.stream("fast")
+
+    assert chunks[:3] == [
+        TextDelta(text="half"),
+        StreamReset(reason="fallback after network"),
+        TextDelta(text="well"),
+    ]
+    assert accumulate(chunks).text == "wellthen"
+
+
+async def test_nothing_is_discarded_for_a_target_that_says_nothing() -> None:
+    models = route(A, B, restart_streams=True, retry=RetryPolicy(retries=0))
+    acts = {"a": [fails(KIND.NETWORK, "half")], "b": [fails(KIND.SERVER)]}
+    stage = Stage(acts, models=models)
+    heard = []
+
+    async def listen() -> None:
+        async for chunk in stage.manager.stream(ask("fast")):
+            heard.append(chunk)
+
+    with pytest.raises(LLMError):
+        await stage.play(listen())
+
+    assert heard == [TextDelta(text="half")]
+
+
+# Strategies.
+
+
+def candidate(
+    name: str, *, cost: str | None = None, latency_s: float | None = None, **fields: float
+) -> Candidate:
+    money = None if cost is None else Money(amount=Decimal(cost))
+    return Candidate(Target(f"actors/{name}", **fields), lambda: money, latency_s)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "order"),
+    [(in_order, "xyz"), (cheapest, "zxy"), (fastest, "yzx"), (best, "xyz")],
+)
+def test_a_strategy_orders_the_candidates(strategy: object, order: str) -> None:
+    candidates = [
+        candidate("x", cost="2", latency_s=3, quality=9),
+        candidate("y", latency_s=None, quality=5),
+        candidate("z", cost="1", latency_s=2),
+    ]
+
+    found = strategy(candidates, lambda: 0.5)  # type: ignore[operator]  # any of them
+
+    assert [one.target.model for one in found] == [f"actors/{name}" for name in order]
+
+
+def test_weights_are_shares_of_the_calls() -> None:
+    random = Random(7).random
+    candidates = [candidate("x", weight=3), candidate("y", weight=1)]
+
+    first = Counter(weighted(candidates, random)[0].target.model for _ in range(4000))
+
+    assert first["actors/x"] == pytest.approx(3000, abs=100)
+
+
+async def test_the_fastest_is_known_from_what_was_measured() -> None:
+    acts = {"a": [Act(gap_s=2)], "b": [Act(gap_s=1)]}
+    stage = Stage(acts, models=route(A, B, strategy=fastest))
+
+    for _ in range(4):
+        await stage.complete("fast")
+
+    assert stage.actors.called == ["a", "b", "b", "b"]
+
+
+async def test_the_cheapest_is_known_from_the_prices(tmp_path: Path) -> None:
+    prices = tmp_path / "prices.toml"
+    prices.write_text(
+        '[prices."actors/a"]\ninput = 9\noutput = 9\n[prices."actors/b"]\ninput = 1\noutput = 1\n'
+    )
+    stage = Stage(
+        {"b": [Act(usage=USAGE)]},
+        models=route(C, A, B, strategy=cheapest),
+        prices=PriceTable.load(prices),
+    )
+
+    response = await stage.complete("fast")
+
+    assert [one.reason for one in response.attempts] == ["cheapest"]
+    assert response.cost == Money(amount=Decimal("0.0011"))
+    assert accumulate(await stage.stream("fast")).cost == response.cost
+
+
+# The circuit.
+
+
+async def test_a_target_that_keeps_failing_is_left_alone_until_one_call_tries() -> None:
+    models = route(A, B, retry=RetryPolicy(retries=0), breaker=Breaker(failures=2, open_s=30))
+    acts = {"a": [fails(KIND.SERVER)] * 3 + [OK], "b": [OK]}
+    stage = Stage(acts, models=models)
+
+    for _ in range(3):
+        response = await stage.complete("fast")
+    await stage.clock.advance(30)
+    await stage.complete("fast")
+    await stage.complete("fast")
+    await stage.clock.advance(30)
+    await stage.complete("fast")
+
+    assert response.attempts[0].reason == "fallback: actors/a left alone after failures"
+    assert "".join(stage.actors.called) == "abab" + "b" + "ab" + "b" + "a"
+
+
+async def test_while_one_call_tries_the_others_go_elsewhere() -> None:
+    models = route(A, B, retry=RetryPolicy(retries=0), breaker=Breaker(failures=1, open_s=30))
+    stage = Stage({"a": [fails(KIND.SERVER), Act(gap_s=5)], "b": [OK]}, models=models)
+    await stage.complete("fast")
+    await stage.clock.advance(30)
+
+    trial = asyncio.create_task(stage.manager.complete(ask("fast")))
+    await stage.clock.advance(1)
+    other = await stage.complete("fast")
+    trial.cancel()
+    await asyncio.wait([trial])
+    after = asyncio.create_task(stage.manager.complete(ask("fast")))
+    await stage.clock.advance(20)
+
+    assert other.model == "b"
+    assert (await after).model == "a"
+
+
+async def test_with_every_circuit_open_the_error_says_when_to_come_back() -> None:
+    models = route(A, breaker=Breaker(failures=1, open_s=30), retry=RetryPolicy(retries=0))
+    stage = Stage({"a": [fails(KIND.SERVER)]}, models=models)
+    with pytest.raises(LLMError):
+        await stage.complete("fast")
+    await stage.clock.advance(10)
+
+    with pytest.raises(LLMError, match="tried again in 20 s") as caught:
+        await stage.complete("fast")
+
+    assert (caught.value.retry_after_s, caught.value.attempts) == (20, ())
+    assert stage.actors.called == ["a"]
+
+
+async def test_there_is_no_waiting_for_a_retry_behind_an_open_circuit() -> None:
+    stage = Stage({"a": [fails(KIND.SERVER)]}, models=route(A, breaker=Breaker(failures=1)))
+
+    with pytest.raises(LLMError, match="a failed"):
+        await stage.complete("fast")
+
+    assert (stage.actors.called, stage.clock.monotonic()) == (["a"], 0.0)
+
+
+async def test_a_caller_who_leaves_says_nothing_about_the_target() -> None:
+    models = route(A, breaker=Breaker(failures=2), retry=RetryPolicy(retries=0))
+    failed = fails(KIND.SERVER)
+    stage = Stage({"a": [failed, Act(gap_s=5), failed]}, models=models)
+    calls = [stage.manager.complete(ask("fast")) for _ in range(3)]
+
+    with pytest.raises(LLMError):
+        await calls[0]
+    left = asyncio.create_task(calls[1])
+    await stage.clock.advance(1)
+    left.cancel()
+    await asyncio.wait([left])
+    with pytest.raises(LLMError):
+        await calls[2]
+
+    with pytest.raises(LLMError, match="was not called"):
+        await stage.complete("fast")
+
+
+async def test_an_error_of_the_caller_opens_no_circuit() -> None:
+    models = route(A, breaker=Breaker(failures=1))
+    stage = Stage({"a": [fails(KIND.BAD_REQUEST)]}, models=models)
+
+    for _ in range(3):
+        with pytest.raises(LLMError, match="a failed"):
+            await stage.complete("fast")
+
+    assert stage.actors.called == ["a", "a", "a"]
+
+
+# Limits.
+
+
+async def test_calls_wait_for_the_targets_limit() -> None:
+    slow = Target("actors/a", requests_per_minute=6)
+    stage = Stage({"a": [OK]}, models=route(slow))
+
+    for _ in range(3):
+        response = await stage.complete("fast")
+
+    assert [at for at, _ in stage.actors.calls] == [0.0, 10.0, 20.0]
+    assert response.attempts[0].waited_s == 10.0
+
+
+async def test_a_target_at_its_limit_is_passed_over_when_there_is_no_time_to_wait() -> None:
+    slow = Target("actors/a", requests_per_minute=6)
+    stage = Stage({"a": [OK], "b": [OK]}, models={"fast": Route((slow, B)), "sure": Route((slow,))})
+    await stage.complete("fast", timeout_s=5)
+
+    response = await stage.complete("fast", timeout_s=5)
+    with pytest.raises(LLMError, match="its limits") as caught:
+        await stage.complete("sure", timeout_s=5)
+
+    assert response.attempts[0].reason == "fallback: actors/a at its limit"
+    assert (caught.value.kind, caught.value.retry_after_s) == (KIND.RATE_LIMIT, 10.0)
+
+
+async def test_routes_share_the_limits_and_the_circuit_of_a_target() -> None:
+    slow = Target("actors/a", requests_per_minute=6)
+    models = {"one": Route((slow,)), "two": Route((slow, B))}
+    stage = Stage({"a": [OK], "b": [OK]}, models=models)
+
+    await stage.complete("one")
+    response = await stage.complete("two", timeout_s=5)
+
+    assert response.model == "b"
+
+
+async def test_tokens_are_reserved_by_estimate_and_corrected_by_usage() -> None:
+    # A burst of 1,000 tokens, 100 more in each second.
+    slow = Target("actors/a", tokens_per_minute=6000)
+    usages = [Usage(input_tokens=0, output_tokens=tokens) for tokens in (100, 1100, 0)]
+    stage = Stage({"a": [Act(usage=usage) for usage in usages]}, models=route(slow))
+
+    for _ in usages:
+        await stage.complete("fast", max_output_tokens=900)
+
+    # The second finds 900 of the 900 and some; the third waits for what the second took too much.
+    times = [at for at, _ in stage.actors.calls]
+    assert times[0] == 0.0
+    assert 0 < times[1] < 1
+    assert 10 < times[2] - times[1] < 12
+
+
+async def test_who_gives_up_waiting_leaves_the_turn_to_the_next() -> None:
+    slow = Target("actors/a", requests_per_minute=6)
+    stage = Stage({"a": [OK]}, models=route(slow))
+    await stage.complete("fast")
+    impatient, patient = (
+        asyncio.create_task(stage.manager.complete(ask("fast"))) for _ in range(2)
+    )
+    await stage.clock.advance(1)
+
+    impatient.cancel()
+    await stage.clock.advance(9)
+
+    assert patient.done()
+
+
+@pytest.mark.parametrize("field", ["weight", "requests_per_minute", "tokens_per_minute"])
+def test_a_limit_of_nothing_is_refused(field: str) -> None:
+    with pytest.raises(ConfigurationError, match=field):
+        Target("actors/a", **{field: 0})
