@@ -82,6 +82,6 @@ def _report(costs: dict[str, list[Cost]], rounds: int, *, file_count: int) -> Re
     report.figures += [
         Figure(COPY, wall_s[COPY], "s", at_most(3.0)),
         Figure(UPDATE, wall_s[UPDATE], "s", at_most(6.0)),
-        Figure("files of a fresh copy", file_count, "", at_most(140)),
+        Figure("files of a fresh copy", file_count, "", at_most(165)),
     ]
     return report

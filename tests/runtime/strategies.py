@@ -157,5 +157,6 @@ prompt_results = st.builds(
     steps=counts,
     usage=st.none() | usages,
     cost=st.none() | moneys,
+    attempts=st.lists(attempts, max_size=2).map(tuple),
     trace_id=st.none() | texts,
 )

@@ -151,7 +151,7 @@ def bootstrap(settings: RuntimeSettings) -> Application:
     tools = ToolManager(observer=observer)
     for tool in (add, paint, break_down):
         tools.register(tool)
-    llm = LLMManager(PROVIDERS, observer=observer)
+    llm = LLMManager(PROVIDERS, models=settings.models, observer=observer)
     database = settings.data_dir / "app.db"
     store = SQLiteStore(database) if settings.context_store == "sqlite" else MemoryStore()
     engine = LLMEngine(

@@ -223,6 +223,12 @@ def test_no_line_is_wider_than_the_window(width: int, budget: Budget) -> None:
     assert [line for line in lines if cells(line) > width] == []
 
 
+def test_a_narrow_window_cuts_no_figure() -> None:
+    said = " ".join(" ".join(budget_lines(FOUND, Budget(), 30)).split())
+
+    assert said.count("7 calls, 1 of unknown price") == 4
+
+
 def test_what_is_reserved_and_what_is_estimated_is_told() -> None:
     assert budget_lines(FOUND, Budget(), 500)[0] == (
         "2026-05-04 (UTC): 1.50 USD of 5.00 USD, 0.25 USD and 50 tokens reserved by 2 open calls, "

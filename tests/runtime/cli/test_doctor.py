@@ -100,6 +100,14 @@ def test_a_model_that_cannot_be_called_is_a_failure(run: Run, model: str, said: 
     assert status_of(done.stdout, "store") == "ok"
 
 
+def test_a_name_whose_models_cannot_be_used_is_told_before_anybody_chooses_it(invoke: Run) -> None:
+    done = invoke("doctor", env={**ECHO, "LLMGINE_MODELS": '{"fast": ["opnai/x"]}'})
+
+    assert done.returncode == 0
+    assert status_of(done.stdout, "models") == "warn"
+    assert "opnai/x" in done.stdout
+
+
 def test_wrong_settings_are_a_failure_and_the_rest_is_checked(invoke: Run) -> None:
     done = invoke("doctor", env={"LLMGINE_MAX_STEPS": "many"})
 

@@ -9,8 +9,16 @@ import pytest
 
 from app.llmgine.application import Application
 from app.llmgine.bus import MessageBus
-from app.llmgine.contracts import FinishReason, TextPart, ToolCall, ToolResult, ToolStatus
+from app.llmgine.contracts import (
+    Attempt,
+    FinishReason,
+    TextPart,
+    ToolCall,
+    ToolResult,
+    ToolStatus,
+)
 from app.llmgine.engine import PromptResult, TextStreamedEvent, ToolCallEvent
+from app.llmgine.errors import LLMErrorKind
 from app.llmgine.interfaces.cli.ask import Happening, TextView, status_line, take_turn
 from app.llmgine.messages import Command
 from app.llmgine.settings import RuntimeSettings
@@ -125,3 +133,17 @@ def test_a_status_line_calls_the_unknown_unknown() -> None:
     result = PromptResult(conversation_id="c", text="", finish_reason=FinishReason.STOP, steps=1)
 
     assert status_line(result, 0.5) == "1 step · tokens unknown · cost unknown · 500 ms"
+
+
+def test_a_status_line_says_who_answered_if_others_had_failed() -> None:
+    failed = Attempt(target="a/one", reason="in order", error=LLMErrorKind.AUTHENTICATION)
+    answered = Attempt(target="b/two", reason="fallback after authentication")
+    result = PromptResult(
+        conversation_id="c",
+        text="Yes.",
+        finish_reason=FinishReason.STOP,
+        steps=2,
+        attempts=(failed, answered, failed, answered),
+    )
+
+    assert status_line(result, 0.5).endswith(" · b/two after a/one (authentication)")

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from app.llmgine.context import compile_context
 from app.llmgine.context.compiler import NO_RESULT
 from app.llmgine.contracts import (
+    BlobPart,
     ChatMessage,
     Part,
     ReasoningPart,
@@ -15,6 +16,7 @@ from app.llmgine.contracts import (
     ToolResult,
     ToolSpec,
     ToolStatus,
+    UriPart,
 )
 from app.llmgine.errors import ContextTooLargeError
 from app.llmgine.tokens import estimate_tokens
@@ -132,7 +134,8 @@ def test_with_room_for_all_only_what_no_provider_takes_is_left_out(
     messages = compile_context(history, system=None, budget_tokens=PLENTY)
 
     users = [m for m in history if m.role == "user"]
-    texts = [m.text for m in users if any(isinstance(part, TextPart) for part in m.parts)]
+    said = (TextPart, BlobPart, UriPart)
+    texts = [m.text for m in users if any(isinstance(part, said) for part in m.parts)]
     assert [m.text for m in messages if m.role == "user"] == texts
     speaking = [m for m in history if m.role == "assistant" and (m.text or m.tool_calls)]
     said_and_called = [(m.text, m.tool_calls) for m in speaking]

@@ -10,6 +10,7 @@ import pytest
 from app.llmgine.bus import CommandResultEvent, MessageBus
 from app.llmgine.context import MemoryStore
 from app.llmgine.contracts import (
+    BlobPart,
     ChatMessage,
     Chunk,
     FinishReason,
@@ -202,6 +203,20 @@ async def test_a_turn_that_takes_too_long_ends_with_an_error():
     async with stage.open():
         with pytest.raises(TurnLimitError, match="LLMGINE_TURN_TIMEOUT_S"):
             await stage.ask("Hang")
+
+
+async def test_files_and_the_limit_of_an_answer_reach_the_model():
+    image = BlobPart(media_type="image/png", data=b"...")
+    stage = Stage("A cat.", max_output_tokens=50)
+
+    async with stage.open():
+        command = PromptCommand(conversation_id="c1", prompt="What is this?", files=(image,))
+        result = await stage.bus.execute(command)
+
+    (asked,) = stage.model.requests
+    assert asked.messages[-1] == ChatMessage.user("What is this?", image)
+    assert asked.max_output_tokens == 50
+    assert [one.error for one in result.attempts] == [None]
 
 
 async def test_the_calls_of_an_answer_that_was_cut_off_are_not_run():

@@ -11,13 +11,15 @@ from app.llmgine.contracts import (
     LLMResponse,
     accumulate,
 )
-from app.llmgine.llm.providers._chat_completions import (
-    StreamDecoder,
-)
+from app.llmgine.llm.providers._chat_completions import StreamDecoder, decode_response
 from app.llmgine.llm.providers._failures import Origin
 
 REQUEST = LLMRequest(model="m", messages=(ChatMessage.user("hi"),))
 ORIGIN = Origin("openai", "m")
+
+
+def complete(answer: Any, request: LLMRequest = REQUEST) -> LLMResponse:
+    return accumulate(decode_response(answer, request, ORIGIN))
 
 
 def streamed(events: Sequence[Any], *, said_done: bool = True) -> LLMResponse:

@@ -26,11 +26,10 @@ from app.llmgine.contracts import (
 from app.llmgine.errors import LLMError, LLMErrorKind
 from app.llmgine.llm.providers._chat_completions import (
     ChatCompletions,
-    complete,
     decode_usage,
     encode_request,
 )
-from runtime.llm.deltas import ORIGIN, REQUEST, body, call_delta, delta, streamed
+from runtime.llm.deltas import REQUEST, body, call_delta, complete, delta, streamed
 
 
 def test_a_whole_conversation_is_spelled_as_the_format_wants_it() -> None:
@@ -78,7 +77,7 @@ def test_a_whole_conversation_is_spelled_as_the_format_wants_it() -> None:
                 "function": {
                     "name": "find",
                     "description": "Find.",
-                    "parameters": {"type": "object"},
+                    "parameters": {"type": "object", "properties": {}},
                 },
             }
         ],
@@ -96,6 +95,45 @@ def test_what_the_request_leaves_open_is_not_sent() -> None:
     sent = encode_request(REQUEST, stream=False, max_tokens_field="max_tokens")
 
     assert sent == {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+
+
+@pytest.mark.parametrize(
+    ("written", "sent"),
+    [
+        ('{"a":1}', '{"a":1}'),
+        ("", "{}"),
+        ('{"a": ', '{"invalid_json": "{\\"a\\": "}'),
+        ("[1]", '{"invalid_json": "[1]"}'),
+        ('{"a": NaN}', '{"invalid_json": "{\\"a\\": NaN}"}'),
+    ],
+)
+def test_arguments_go_back_as_written_if_they_are_an_object(written: str, sent: str) -> None:
+    message = ChatMessage.assistant("", ToolCall(id="c1", name="a.b", arguments=written))
+    body: Any = ChatCompletions(newer=True).encode(
+        LLMRequest(model="m", messages=(message,)), stream=False
+    )
+
+    assert body["messages"][0]["tool_calls"][0]["function"] == {"name": "a_b", "arguments": sent}
+
+
+def test_an_answer_of_nothing_does_not_go_back() -> None:
+    messages = (ChatMessage.assistant(), ChatMessage.user(""))
+    body = ChatCompletions(newer=False).encode(
+        LLMRequest(model="m", messages=messages), stream=False
+    )
+
+    assert body["messages"] == [{"role": "user", "content": ""}]
+
+
+def test_mistral_is_sent_nothing_that_it_does_not_know() -> None:
+    request = LLMRequest(model="m", messages=(), seed=7)
+
+    assert ChatCompletions(newer=False, mistral=True).encode(request, stream=True) == {
+        "model": "m",
+        "messages": [],
+        "random_seed": 7,
+        "stream": True,
+    }
 
 
 # What goes back to the server that signed it.
@@ -129,7 +167,7 @@ THOUGHTFUL_CALL = {
     ],
 )
 def test_what_the_server_signed_goes_back_to_it_alone(said: dict[str, Any]) -> None:
-    answer = complete(body(**said), REQUEST, ORIGIN).message
+    answer = complete(body(**said)).message
 
     def sent_by(wire: ChatCompletions) -> Any:
         messages: Any = wire.encode(LLMRequest(model="m", messages=(answer,)), stream=False)[
@@ -152,7 +190,7 @@ def test_details_of_the_reasoning_may_come_in_pieces_and_after_the_text() -> Non
     ]
 
     said = {"reasoning": "Hm.", "content": "Yes", "reasoning_details": DETAILS}
-    assert streamed(pieces) == complete(body(**said), REQUEST, ORIGIN)
+    assert streamed(pieces) == complete(body(**said))
 
 
 def test_a_signature_that_cannot_be_read_is_not_sent() -> None:
@@ -266,12 +304,29 @@ def test_what_only_one_vendor_knows_is_merged_into_what_is_sent() -> None:
         ("stop", FinishReason.STOP),
         ("length", FinishReason.LENGTH),
         ("content_filter", FinishReason.CONTENT_FILTER),
-        ("insufficient_system_resource", FinishReason.STOP),
+        ("content_filter: PROHIBITED_CONTENT", FinishReason.CONTENT_FILTER),
+        ("model_length", FinishReason.LENGTH),
         (None, FinishReason.STOP),
     ],
 )
 def test_every_reason_to_stop_has_one_of_ours(theirs: str | None, ours: FinishReason) -> None:
     assert streamed([delta(content="a"), delta(theirs)]).finish_reason is ours
+
+
+@pytest.mark.parametrize(
+    ("theirs", "kind"),
+    [
+        ("error", LLMErrorKind.SERVER),
+        ("abort", LLMErrorKind.SERVER),
+        ("insufficient_system_resource", LLMErrorKind.SERVER),
+        ("function_call_filter: MALFORMED_FUNCTION_CALL", LLMErrorKind.BAD_RESPONSE),
+    ],
+)
+def test_an_answer_that_the_server_broke_off_is_none(theirs: str, kind: LLMErrorKind) -> None:
+    with pytest.raises(LLMError) as caught:
+        streamed([delta(content="a"), delta(theirs)])
+
+    assert caught.value.kind is kind
 
 
 @pytest.mark.parametrize("said", ["stop", "tool_calls", "function_call"])
@@ -315,6 +370,10 @@ def test_an_answer_with_calls_stopped_for_them_whatever_the_server_says(said: st
             {"prompt_tokens": 10, "completion_tokens": 5, "prompt_cache_hit_tokens": 4},
             Usage(input_tokens=10, output_tokens=5, cache_read_tokens=4),
         ),
+        (  # Gemini, while it thinks.
+            {"prompt_tokens": 8, "total_tokens": 73},
+            Usage(input_tokens=8, output_tokens=65),
+        ),
         (  # Grok and Gemini: the reasoning stands beside the completion.
             {
                 "prompt_tokens": 32,
@@ -346,13 +405,23 @@ def test_reasoning_is_kept_apart_from_the_answer(name: str, signature: str | Non
 def test_text_may_come_as_parts() -> None:
     parts = [{"type": "text", "text": "I "}, {"type": "text", "text": "will."}, 7]
 
-    assert complete(body(content=parts), REQUEST, ORIGIN).text == "I will."
+    assert complete(body(content=parts)).text == "I will."
+
+
+def test_mistral_thinks_in_parts_of_the_text() -> None:
+    thinking = [{"type": "text", "text": "Hm"}, {"type": "text", "text": "."}]
+    parts = [{"type": "thinking", "thinking": thinking}, {"type": "text", "text": "Yes."}]
+
+    assert complete(body(content=parts)).message.parts == (
+        ReasoningPart(text="Hm."),
+        TextPart(text="Yes."),
+    )
 
 
 def test_a_refusal_is_text_and_a_reason_to_stop() -> None:
     response = streamed([delta(refusal="I will"), delta("stop", refusal=" not.")])
 
-    assert response == complete(body(refusal="I will not."), REQUEST, ORIGIN)
+    assert response == complete(body(refusal="I will not."))
     assert (response.text, response.finish_reason) == ("I will not.", FinishReason.CONTENT_FILTER)
 
 
@@ -362,7 +431,7 @@ def test_a_refusal_is_text_and_a_reason_to_stop() -> None:
 )
 def test_an_answer_without_choices_is_a_bad_response(answer: Any) -> None:
     with pytest.raises(LLMError, match="without any choices") as caught:
-        complete(answer, REQUEST, ORIGIN)
+        complete(answer)
 
     assert caught.value.kind is LLMErrorKind.BAD_RESPONSE
 
@@ -396,7 +465,7 @@ def test_what_azure_tells_first_of_a_good_prompt_is_no_error() -> None:
 
 
 def test_an_answer_of_nothing_is_an_empty_message() -> None:
-    assert complete(body(content=None), REQUEST, ORIGIN).message.parts == ()
+    assert complete(body(content=None)).message.parts == ()
 
 
 @pytest.mark.parametrize(
@@ -459,6 +528,6 @@ json_values = st.recursive(
 @given(json_values)
 def test_no_json_whatsoever_makes_it_break_otherwise_than_it_says(anything: Any) -> None:
     with suppress(LLMError):
-        complete(anything, REQUEST, ORIGIN)
+        complete(anything)
     with suppress(LLMError):
         streamed([anything, {"choices": [anything]}, {"choices": [{"delta": anything}]}])

@@ -27,6 +27,7 @@ def read(*pieces: bytes, limit: int = 1000) -> list[str]:
         (b"data: no blank line\n", ["no blank line"]),
         (b"data: a\n\ndata: unfinis", ["a"]),
         (b"data: \xff\n\n", ["\ufffd"]),
+        (b'error: {"code":400}\n\n', ['{"error": {"code":400}}']),
         (b"", []),
     ],
 )

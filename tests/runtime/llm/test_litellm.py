@@ -26,7 +26,7 @@ from app.llmgine.contracts import (
 from app.llmgine.errors import LLMError, LLMErrorKind, MissingExtraError, MissingKeyError
 from app.llmgine.llm import Provider
 from app.llmgine.llm.providers.litellm import LiteLLMProvider
-from runtime.llm.fake_openai import Answer, FakeOpenAI, refusal, stream
+from runtime.llm.fake_openai import Answer, FakeOpenAI, refusal, stream, whole
 
 INSTALLED = find_spec("litellm") is not None
 with_litellm = pytest.mark.skipif(not INSTALLED, reason="litellm is not installed")
@@ -81,6 +81,19 @@ def test_without_litellm_the_way_to_install_it_is_told(monkeypatch: pytest.Monke
 
     with pytest.raises(MissingExtraError, match="uv sync --extra litellm"):
         LiteLLMProvider()
+
+
+@with_litellm
+async def test_a_server_of_ones_own_needs_no_key(
+    server: FakeOpenAI, openai_at: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY")
+    provider = LiteLLMProvider()
+
+    answers = await ask_both(provider, LLMRequest(model="openai/gpt-4o", messages=PROMPT))
+    await provider.aclose()
+
+    assert [answer.text for answer in answers] == ["You said: hi"] * 2
 
 
 @with_litellm
@@ -295,6 +308,22 @@ async def test_a_vendor_without_a_key_is_named_with_its_variable(
     await provider.aclose()
 
     assert caught.value.kind is LLMErrorKind.AUTHENTICATION
+
+
+@with_litellm
+async def test_what_litellm_stumbles_over_is_told_without_its_traceback(
+    server: FakeOpenAI, anthropic_at: None
+) -> None:
+    server.will(whole({}))
+    provider = LiteLLMProvider()
+
+    with pytest.raises(LLMError) as caught:
+        await provider.complete(LLMRequest(model="anthropic/claude-x", messages=PROMPT))
+    await provider.aclose()
+
+    assert caught.value.kind is LLMErrorKind.BAD_RESPONSE
+    assert "content" in str(caught.value)
+    assert not any(word in str(caught.value) for word in ("Traceback", "line ", "github"))
 
 
 @with_litellm

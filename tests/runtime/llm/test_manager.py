@@ -23,6 +23,7 @@ from app.llmgine.errors import (
     LLMError,
     LLMErrorKind,
     MissingKeyError,
+    StoreError,
     UnknownModelError,
 )
 from app.llmgine.llm import (
@@ -34,6 +35,7 @@ from app.llmgine.llm import (
     Target,
     default_providers,
 )
+from app.llmgine.llm.budget import Ledger
 from app.llmgine.llm.providers.scripted import ScriptedProvider
 from app.llmgine.observability import Observer
 from app.llmgine.settings import RuntimeSettings
@@ -187,6 +189,14 @@ def test_a_provider_that_is_ready_passes_the_check() -> None:
 # Calls.
 
 
+async def test_a_route_is_no_target_of_another() -> None:
+    models = {"fast": ["scripted/a"], "smart": ["fast"]}
+    llm = LLMManager({"scripted": ScriptedProvider}, models=models)
+
+    with pytest.raises(UnknownModelError, match="It is the name of a route"):
+        await llm.complete(ask("smart"))
+
+
 async def test_a_provider_is_made_once_on_first_use_and_closed_at_the_end() -> None:
     made: list[str] = []
 
@@ -208,6 +218,27 @@ async def test_a_provider_is_made_once_on_first_use_and_closed_at_the_end() -> N
     await manager.aclose()
 
     assert (before, made) == ([], ["made", "closed"])
+
+
+async def test_what_cannot_be_closed_keeps_nothing_else_open(tmp_path: Path) -> None:
+    closed: list[str] = []
+
+    class Mortal(ScriptedProvider):
+        async def aclose(self) -> None:
+            closed.append("closed")
+            raise OSError("it hangs")
+
+    ledger = Ledger(tmp_path / "app.db")
+    manager = LLMManager({name: lambda: Mortal(["one"]) for name in ("a", "b")}, ledger=ledger)
+    await manager.complete(ask("a"))
+    await manager.complete(ask("b"))
+
+    with pytest.raises(OSError, match="it hangs"):
+        await manager.aclose()
+
+    assert closed == ["closed", "closed"]
+    with pytest.raises(StoreError, match="closed"):
+        await ledger.balance("day")
 
 
 async def test_the_provider_sees_its_own_name_for_the_model() -> None:

@@ -324,7 +324,7 @@ async def test_a_streamed_call_is_measured_under_the_conventions_names() -> None
     assert sums == {
         "gen_ai.client.operation.duration s": [(1, 8.0, answered)],
         "gen_ai.client.operation.time_to_first_chunk s": [(1, 2.0, answered)],
-        "gen_ai.client.operation.time_per_output_chunk s": [(2, 4.0, answered)],
+        "gen_ai.client.operation.time_per_output_chunk s": [(2, 4.0, CALL)],
         "gen_ai.client.token.usage {token}": [
             (1, 70, {**answered, "gen_ai.token.type": "input"}),
             (1, 5, {**answered, "gen_ai.token.type": "output"}),

@@ -225,6 +225,13 @@ def test_only_thinking_that_was_signed_here_goes_back() -> None:
             {"type": "image", "source": {"type": "url", "url": "https://a.example/b.png"}},
         ),
         (
+            UriPart(media_type="image/png", uri="data:image/png;base64,iVBORw=="),
+            {
+                "type": "image",
+                "source": {"type": "base64", "media_type": "image/png", "data": "iVBORw=="},
+            },
+        ),
+        (
             UriPart(media_type="image/png", uri="file_1"),
             {"type": "image", "source": {"type": "file", "file_id": "file_1"}},
         ),
@@ -259,13 +266,14 @@ def test_files_are_images_or_documents(file: BlobPart | UriPart, sent: Any) -> N
     "file",
     [
         BlobPart(media_type="audio/wav", data=b""),
+        UriPart(media_type="image/svg+xml", uri="data:image/svg+xml,%3Csvg/%3E"),
         UriPart(media_type="text/plain", uri="https://a.example/b.txt"),
     ],
 )
 def test_a_file_that_the_api_does_not_take_is_refused_before_the_call(
     file: BlobPart | UriPart,
 ) -> None:
-    with pytest.raises(LLMError, match="takes no") as caught:
+    with pytest.raises(LLMError, match="cannot take") as caught:
         encoded(ChatMessage.user("Listen", file))
 
     assert caught.value.kind is LLMErrorKind.BAD_REQUEST
@@ -275,7 +283,7 @@ def test_a_file_that_the_api_does_not_take_is_refused_before_the_call(
 def test_a_file_that_is_not_the_users_is_refused_before_the_call(role: Any) -> None:
     picture = BlobPart(media_type="image/png", data=b"a")
 
-    with pytest.raises(LLMError, match=f"from role '{role}'"):
+    with pytest.raises(LLMError, match=f"of role '{role}'"):
         encoded(HI, ChatMessage(role=role, parts=(picture,)))
 
 

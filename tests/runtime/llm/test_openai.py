@@ -46,7 +46,17 @@ def test_a_key_that_no_header_can_hold_is_refused_without_showing_it(key: str) -
 
 @pytest.mark.parametrize(
     "address",
-    ["localhost:11434/v1", "ftp://x/v1", "http://", "http://u:p@host/v1", "http://host:port/v1"],
+    [
+        "localhost:11434/v1",
+        "ftp://x/v1",
+        "http://",
+        "http://u:p@host/v1",
+        "http://host:port/v1",
+        "http://a host/v1",
+        "http://a..b/v1",
+        f"http://{'a' * 64}.com/v1",
+        "http://\u200bhost/v1",
+    ],
 )
 def test_an_address_that_cannot_be_called_is_refused(address: str) -> None:
     with pytest.raises(ConfigurationError, match="OPENAI_BASE_URL"):
@@ -75,6 +85,7 @@ async def test_the_key_is_sent_as_a_bearer_token(server: FakeOpenAI) -> None:
         ("https://api.openai.com/v1", {"Authorization": f"Bearer {KEY}"}),
         ("https://mine.openai.azure.com/openai/v1", {"api-key": KEY}),
         ("https://mine.services.ai.azure.com/openai/v1", {"api-key": KEY}),
+        ("https://mine.openai.azure.us/openai/v1", {"api-key": KEY}),
         ("https://azure.com.example/v1", {"Authorization": f"Bearer {KEY}"}),
     ],
 )
@@ -135,10 +146,39 @@ def test_the_host_decides_how_the_limit_on_tokens_is_called(address: str, field:
         (refusal(408, "Timeout"), "timeout", "HTTP 408"),
         (refusal(413, "Too large"), "context_length", "new conversation"),
         (refusal(429, "Slow down"), "rate_limit", "Wait a little"),
+        # No wait will help the first; the second is Gemini's, of a minute.
         (
             refusal(429, "You exceeded your current quota", code="insufficient_quota"),
-            "rate_limit",
+            "authentication",
             "billing",
+        ),
+        (refusal(429, "Quota exceeded for requests per minute"), "rate_limit", "Wait a little"),
+        (refusal(400, "Your credit balance is too low"), "authentication", "billing"),
+        (refusal(404, "No endpoints found matching your data policy"), "bad_request", "data pol"),
+        (refusal(403, "Denied by the network's policy"), "authentication", "network"),
+        (refusal(400, "It may be violating our usage policy"), "content_filter", "other words"),
+        *[
+            (refusal(400, words), "context_length", "new conversation")
+            for words in (
+                "input length and `max_tokens` exceed context limit: 198000 + 8192 > 200000",
+                "The input token count (1200000) exceeds the maximum number of tokens allowed",
+                "This model's maximum prompt length is 131072 but the request contains 537812",
+                "The decoder prompt (length 5000) is longer than the maximum model length of 4096",
+            )
+        ],
+        (
+            whole(
+                {
+                    "error": {
+                        "message": "Provider returned error",
+                        "code": 400,
+                        "metadata": {"raw": '{"message": "prompt is too long"}'},
+                    }
+                },
+                400,
+            ),
+            "context_length",
+            "prompt is too long",
         ),
         (
             refusal(400, "Too long", code="context_length_exceeded"),
@@ -222,6 +262,28 @@ async def test_how_long_to_wait_is_the_servers_word(
     server: FakeOpenAI, headers: dict[str, str], wait_s: float | None
 ) -> None:
     server.will(refusal(429, "Slow down", headers=headers))
+
+    assert (await fail(OpenAIProvider(None, server.url))).retry_after_s == wait_s
+
+
+@pytest.mark.parametrize(
+    ("words", "wait_s"),
+    [
+        ("Rate limit reached. Please try again in 20s.", 20.0),
+        ("Please try again in 120ms. Visit https://x.example", 0.12),
+        ("Please try again in 6m0s.", 360.0),
+        ("Please try again in 1h2m3.5s.", 3723.5),
+        ("Please retry after 6 seconds.", 6.0),
+        ("Please retry in 34.07s.", 34.07),
+        ("Please try again in a while.", None),
+        ("Please try again in 20 days.", None),
+        (f"Please try again in {'9' * 400}s.", None),
+    ],
+)
+async def test_how_long_to_wait_may_stand_in_the_message_alone(
+    server: FakeOpenAI, words: str, wait_s: float | None
+) -> None:
+    server.will(refusal(429, words))
 
     assert (await fail(OpenAIProvider(None, server.url))).retry_after_s == wait_s
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from contextlib import ExitStack, aclosing
 from dataclasses import replace
 from typing import Any
@@ -47,6 +48,51 @@ async def test_a_stream_in_the_strangest_bytes_is_the_same_stream(server: FakeOp
 
     assert odd == usual
     assert accumulate(odd).text == "Hello, wörld."
+
+
+async def test_a_mark_of_the_byte_order_hides_nothing(server: FakeOpenAI) -> None:
+    mark = b"\xef\xbb\xbf"
+    text = as_event({"choices": [{"delta": {"content": "Tea. "}}]})
+    body = whole(Answer("Hello").body("gpt-x"))
+    server.will(stream(mark + text, *EVENTS, "[DONE]"), replace(body, pieces=[mark, *body.pieces]))
+    provider = OpenAIProvider(None, server.url)
+
+    streamed = accumulate([chunk async for chunk in provider.stream(REQUEST)])
+    answered = await provider.complete(REQUEST)
+    await provider.aclose()
+
+    assert (streamed.text, answered.text) == ("Tea. Hello, wörld.", "Hello")
+
+
+async def test_what_only_keeps_the_connection_alive_is_passed_over(server: FakeOpenAI) -> None:
+    idle = b"data:\n\n: OPENROUTER PROCESSING\n\nevent: ping\n\ndata: \n\n"
+    server.will(stream(idle, EVENTS[0], idle, *EVENTS[1:], idle, "[DONE]"))
+    provider = OpenAIProvider(None, server.url)
+
+    response = accumulate([chunk async for chunk in provider.stream(REQUEST)])
+    await provider.aclose()
+
+    assert response.text == "Hello, wörld."
+
+
+async def test_llama_cpp_may_tell_an_error_in_a_field_of_its_own(server: FakeOpenAI) -> None:
+    said = b'error: {"code":400,"message":"the request exceeds the available context size"}\n\n'
+    server.will(stream(said, "[DONE]"))
+
+    error = await fail_to_stream(OpenAIProvider(None, server.url))
+
+    assert (error.kind, error.status) == (LLMErrorKind.CONTEXT_LENGTH, 400)
+
+
+async def test_a_header_may_be_long(server: FakeOpenAI) -> None:
+    body = whole(Answer("Hello").body("gpt-x"))
+    server.will(replace(body, headers={**body.headers, "X-Policy": "x" * 10_000}))
+    provider = OpenAIProvider(None, server.url)
+
+    response = await provider.complete(REQUEST)
+    await provider.aclose()
+
+    assert response.text == "Hello"
 
 
 async def test_a_surrogate_that_lost_its_half_does_not_break_the_stream(
@@ -247,6 +293,79 @@ async def test_a_server_that_takes_no_connection_is_given_up() -> None:
 
     assert error.kind is LLMErrorKind.NETWORK
     assert "no connection within 0.2 s" in str(error)
+
+
+# Proxies.
+
+
+@pytest.fixture
+def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+
+
+@pytest.mark.parametrize("name", ["http_proxy", "all_proxy"])
+@pytest.mark.parametrize("scheme", ["http://", ""])
+async def test_the_environments_proxy_is_used(
+    server: FakeOpenAI, no_proxies: None, monkeypatch: pytest.MonkeyPatch, name: str, scheme: str
+) -> None:
+    monkeypatch.setenv(name, server.root.replace("http://", scheme))
+    provider = OpenAIProvider(None, "http://vendor.invalid/v1")
+
+    await provider.complete(REQUEST)
+    await provider.aclose()
+
+    assert server.requests[0].path == "http://vendor.invalid/v1/chat/completions"
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "[::1]"])
+async def test_this_machine_is_reached_without_a_proxy(
+    server: FakeOpenAI, no_proxies: None, monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    monkeypatch.setenv("all_proxy", server.root)
+
+    await fail(OpenAIProvider(None, f"http://{host}:1/v1"))
+
+    assert not server.requests
+
+
+@pytest.mark.parametrize(
+    ("proxy", "words"),
+    [
+        ("socks5://me:canary@127.0.0.1:1", "socks5://127.0.0.1:1 is no HTTP proxy"),
+        ("http://me:canary@127.0.0.1:1", "http://127.0.0.1:1 cannot be reached"),
+        ("http://me:canary@127.0.0.1:port", "is no HTTP proxy"),
+    ],
+)
+async def test_a_proxy_that_fails_is_named_without_its_password(
+    no_proxies: None, monkeypatch: pytest.MonkeyPatch, proxy: str, words: str
+) -> None:
+    monkeypatch.setenv("https_proxy", proxy)
+
+    error = await fail(OpenAIProvider(None, "https://vendor.invalid/v1"))
+
+    assert error.kind is LLMErrorKind.NETWORK
+    assert words in str(error)
+    assert "canary" not in "".join(traceback.format_exception(error))
+
+
+async def test_a_proxy_that_refuses_is_not_taken_for_the_server(
+    no_proxies: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 407 Who are you?\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as proxy:
+        port = proxy.sockets[0].getsockname()[1]
+        monkeypatch.setenv("https_proxy", f"http://me:canary@127.0.0.1:{port}")
+        error = await fail(OpenAIProvider(None, "https://vendor.invalid/v1"))
+
+    assert error.kind is LLMErrorKind.NETWORK
+    assert f"http://127.0.0.1:{port} refuses (HTTP 407)" in str(error)
+    assert "canary" not in "".join(traceback.format_exception(error))
 
 
 # Connections.

@@ -103,7 +103,7 @@ def test_a_whole_conversation_is_spelled_as_the_format_wants_it() -> None:
     find = ToolCall(id="c1", name="find", arguments='{"q": "tea"}')
     result = ToolResult(call_id="c1", name="find", status=ToolStatus.OK, content="shelf")
     request = LLMRequest(
-        model="m",
+        model="gpt-5.1",
         messages=(
             ChatMessage.system("Be brief."),
             ChatMessage.user("Where is tea?"),
@@ -120,7 +120,7 @@ def test_a_whole_conversation_is_spelled_as_the_format_wants_it() -> None:
     )
 
     assert WIRE.encode(request, stream=True) == {
-        "model": "m",
+        "model": "gpt-5.1",
         "input": [
             {"type": "message", "role": "system", "content": "Be brief."},
             {"type": "message", "role": "user", "content": "Where is tea?"},
@@ -140,7 +140,7 @@ def test_a_whole_conversation_is_spelled_as_the_format_wants_it() -> None:
                 "type": "function",
                 "name": "find",
                 "description": "Find.",
-                "parameters": {"type": "object"},
+                "parameters": {"type": "object", "properties": {}},
                 "strict": False,
             }
         ],
@@ -162,19 +162,27 @@ def test_a_whole_conversation_is_spelled_as_the_format_wants_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("address", "asked"),
+    ("address", "model", "asked"),
     [
-        ("https://api.openai.com/v1", ["reasoning.encrypted_content"]),
-        ("https://mine.openai.azure.com/openai/v1", ["reasoning.encrypted_content"]),
-        ("http://localhost:11434/v1", None),
+        ("https://api.openai.com/v1", "gpt-5.1", True),
+        ("https://api.openai.com/v1", "o3-mini", True),
+        ("https://api.openai.com/v1", "ft:o4-mini:me", True),
+        ("https://mine.openai.azure.com/openai/v1", "our-gpt-5", True),
+        # These answer: "Encrypted content is not supported with this model."
+        ("https://api.openai.com/v1", "gpt-4o-mini", False),
+        ("https://api.openai.com/v1", "gpt-5-chat-latest", False),
+        ("https://mine.openai.azure.com/openai/v1", "prod1", False),
+        ("http://localhost:11434/v1", "gpt-5.1", False),
     ],
 )
-def test_nothing_is_stored_and_the_reasoning_is_asked_for_where_it_is_encrypted(
-    address: str, asked: Any
+def test_nothing_is_stored_and_what_a_model_thought_is_asked_for_where_it_is_encrypted(
+    address: str, model: str, asked: bool
 ) -> None:
-    body = OpenAIResponsesProvider("sk-x", address)._wire.encode(REQUEST, stream=False)
+    request = REQUEST.model_copy(update={"model": model})
+    body = OpenAIResponsesProvider("sk-x", address)._wire.encode(request, stream=False)
 
-    assert (body["store"], body.get("include")) == (False, asked)
+    included = ["reasoning.encrypted_content"] if asked else None
+    assert (body["store"], body.get("include")) == (False, included)
 
 
 def test_what_the_model_thought_goes_back_as_it_came_and_where_it_stood() -> None:
@@ -188,6 +196,14 @@ def test_what_the_model_thought_goes_back_as_it_came_and_where_it_stood() -> Non
     )
     assert [item["type"] for item in sent] == ["reasoning", "message", "function_call"]
     assert sent[0] == THOUGHT
+
+
+def test_thoughts_that_led_to_nothing_do_not_go_back() -> None:
+    answer = complete(whole(THOUGHT, status="incomplete")).message
+
+    assert encode(answer, ChatMessage.user("Go on."))["input"] == [
+        {"type": "message", "role": "user", "content": "Go on."}
+    ]
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,7 @@ from app.llmgine.llm import (
     in_order,
     weighted,
 )
+from app.llmgine.llm.limits import Limiter
 from app.llmgine.llm.prices import PriceTable
 from app.llmgine.testing import FakeClock, ScriptedProvider
 from runtime.llm.actors import Act, Stage, ask, fails
@@ -188,6 +189,14 @@ async def test_a_provider_that_forgets_the_time_is_stopped(streaming: bool) -> N
     assert stage.actors.closed == 1
 
 
+async def test_a_target_whose_turn_comes_too_late_is_not_said_to_be_at_its_limit() -> None:
+    limited = Target("actors/b", requests_per_minute=60)
+    stage = Stage({"a": [Act(gap_s=9)], "b": [OK]}, models=route(A, limited))
+
+    with pytest.raises(LLMError, match=r"Not called: actors/b \(too late\)"):
+        await stage.complete("fast", timeout_s=5)
+
+
 @pytest.mark.parametrize("streaming", [False, True])
 async def test_a_target_with_a_time_of_its_own_is_given_up_after_it(streaming: bool) -> None:
     slow = Target("actors/a", timeout_s=2)
@@ -197,6 +206,15 @@ async def test_a_target_with_a_time_of_its_own_is_given_up_after_it(streaming: b
     await (stage.stream if streaming else stage.complete)("fast", timeout_s=60)
 
     assert [(at, request.model) for at, request in stage.actors.calls] == [(0.0, "a"), (2.0, "b")]
+
+
+async def test_a_stream_whose_first_target_hangs_leaves_time_for_the_next() -> None:
+    stage = Stage({"a": [Act(gap_s=90)], "b": [OK]}, models=route(A, B))
+
+    chunks = await stage.stream("fast", timeout_s=60)
+
+    assert accumulate(chunks).text == "wellthen"
+    assert [(at, request.model) for at, request in stage.actors.calls] == [(0.0, "a"), (30.0, "b")]
 
 
 async def test_a_stream_that_has_begun_has_all_the_time_of_the_call() -> None:
@@ -344,13 +362,24 @@ def test_a_strategy_orders_the_candidates(strategy: object, order: str) -> None:
     assert [one.target.model for one in found] == [f"actors/{name}" for name in order]
 
 
-def test_weights_are_shares_of_the_calls() -> None:
+async def test_a_strategy_that_leaves_no_target_is_named() -> None:
+    def none_of_them(candidates: object, random: object) -> list[Candidate]:
+        return []
+
+    stage = Stage(models=route(A, B, strategy=none_of_them))
+
+    with pytest.raises(ConfigurationError, match="none_of_them"):
+        await stage.complete("fast")
+
+
+@pytest.mark.parametrize("unit", [1, 1e-4, 1e9])
+def test_weights_are_shares_of_the_calls(unit: float) -> None:
     random = Random(7).random
-    candidates = [candidate("x", weight=3), candidate("y", weight=1)]
+    candidates = [candidate("x", weight=unit), candidate("y", weight=3 * unit)]
 
     first = Counter(weighted(candidates, random)[0].target.model for _ in range(4000))
 
-    assert first["actors/x"] == pytest.approx(3000, abs=100)
+    assert first["actors/y"] == pytest.approx(3000, abs=100)
 
 
 async def test_the_fastest_is_known_from_what_was_measured() -> None:
@@ -417,6 +446,21 @@ async def test_while_one_call_tries_the_others_go_elsewhere() -> None:
 
     assert other.model == "b"
     assert (await after).model == "a"
+
+
+async def test_a_reader_who_stalls_on_the_call_that_tries_holds_nobody_off_for_ever() -> None:
+    models = route(A, B, retry=RetryPolicy(retries=0), breaker=Breaker(failures=1, open_s=30))
+    stage = Stage({"a": [fails(KIND.SERVER), OK], "b": [OK]}, models=models)
+    await stage.complete("fast")
+    await stage.clock.advance(30)
+
+    async with aclosing(stage.manager.stream(ask("fast"))) as stalled:
+        await anext(stalled)
+        early = await stage.complete("fast")
+        await stage.clock.advance(30)
+        late = await stage.complete("fast")
+
+    assert (early.model, late.model) == ("b", "a")
 
 
 async def test_with_every_circuit_open_the_error_says_when_to_come_back() -> None:
@@ -526,6 +570,17 @@ async def test_tokens_are_reserved_by_estimate_and_corrected_by_usage() -> None:
     assert 10 < times[2] - times[1] < 12
 
 
+async def test_an_absurd_usage_holds_a_target_back_for_little_more_than_a_minute() -> None:
+    limited = Target("actors/a", tokens_per_minute=6000)
+    absurd = Act(usage=Usage(input_tokens=10**30, output_tokens=0))
+    stage = Stage({"a": [absurd, OK]}, models=route(limited))
+
+    for _ in range(2):
+        await stage.complete("fast", max_output_tokens=900)
+
+    assert 60 < stage.clock.monotonic() < 71
+
+
 async def test_who_gives_up_waiting_leaves_the_turn_to_the_next() -> None:
     slow = Target("actors/a", requests_per_minute=6)
     stage = Stage({"a": [OK]}, models=route(slow))
@@ -539,6 +594,19 @@ async def test_who_gives_up_waiting_leaves_the_turn_to_the_next() -> None:
     await stage.clock.advance(9)
 
     assert patient.done()
+
+
+def test_a_limit_outlives_the_event_loop() -> None:
+    clock = FakeClock()
+    limiter = Limiter(clock, 6, None)
+
+    async def crowd() -> None:
+        calls = [asyncio.create_task(limiter.enter(0)) for _ in range(3)]
+        await clock.advance(30)
+        await asyncio.gather(*calls)
+
+    asyncio.run(crowd())
+    asyncio.run(crowd())
 
 
 @pytest.mark.parametrize("field", ["weight", "requests_per_minute", "tokens_per_minute"])

@@ -136,6 +136,24 @@ CLEAR = [
 ]
 
 
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"required": 5},
+        {"properties": 5},
+        {"patternProperties": 5},
+        {"patternProperties": {"(?=x)": {}}},
+        {"properties": {"x": {"enum": 5}}, "required": ["x"]},
+        {"properties": {"x": {"format": []}}, "required": ["x"]},
+        {"properties": {"x": {"type": "array", "prefixItems": 5}}, "required": ["x"]},
+        {"properties": {"x": {"pattern": "\\uZZZZ"}}, "required": ["x"]},
+    ],
+)
+async def test_what_is_no_schema_is_an_error_that_names_the_tool(parameters: Any) -> None:
+    with pytest.raises(LLMError, match="'save_note'"):
+        await SchemaProvider().complete(request(tool(parameters)))
+
+
 @pytest.mark.parametrize(("part", "why"), CLEAR)
 async def test_what_cannot_be_made_is_an_error_that_names_the_place(part: Any, why: str) -> None:
     schema = {"properties": {"deep": {"properties": {"x": part}, "required": ["x"]}}}

@@ -12,7 +12,7 @@ from openai.lib._pydantic import _ensure_strict_json_schema as vendors_own
 from pydantic import BaseModel, Field
 
 from app.llmgine.llm.providers._examples import make_value
-from app.llmgine.llm.schema import OutputType, is_strict, output_schema, strict
+from app.llmgine.llm.schema import OutputType, strict
 from runtime import strategies
 from runtime.llm.test_offline_laws import broken_schemas
 from runtime.llm.test_schema_driven import Cat, Color, Dog, Options, Point, Tree, models
@@ -47,14 +47,14 @@ def check_strict(node: Any) -> None:
 
 @pytest.mark.parametrize("type_", [Order, Tree, list[Tree], Cat | Dog, Literal["a", 1], Color, int])
 def test_types_without_open_ends_are_enforced(type_: Any) -> None:
-    schema = output_schema(type_)
+    schema = OutputType.of(type_).schema
 
     enforced = strict(schema)
 
     assert enforced is not None
     assert enforced["type"] == "object"
     check_strict(enforced)
-    assert is_strict(enforced)
+    assert strict(enforced) == enforced
     assert vendors_own(copy.deepcopy(enforced), path=(), root=enforced) == enforced
 
 
@@ -62,11 +62,11 @@ def test_types_without_open_ends_are_enforced(type_: Any) -> None:
     "type_", [dict[str, int], list[dict[str, int]], Point, Any, list[Any], Options, object]
 )
 def test_types_that_would_change_their_meaning_are_not_enforced(type_: Any) -> None:
-    assert strict(output_schema(type_)) is None
+    assert strict(OutputType.of(type_).schema) is None
 
 
 def test_what_is_not_enforced_stands_in_the_description() -> None:
-    enforced = strict(output_schema(Order))
+    enforced = strict(OutputType.of(Order).schema)
 
     assert enforced is not None
     fields = enforced["properties"]
@@ -107,12 +107,12 @@ def test_an_object_stays_as_it_is(type_: Any) -> None:
 @given(models)
 @settings(max_examples=150, deadline=None)
 def test_any_model_is_enforced_in_full_or_not_at_all(model: Any) -> None:
-    enforced = strict(output_schema(model))
+    enforced = strict(OutputType.of(model).schema)
 
     event("enforced" if enforced else "not enforced")
     if enforced is not None:
         check_strict(enforced)
-        assert is_strict(enforced)
+        assert strict(enforced) == enforced
 
 
 @given(broken_schemas | st.dictionaries(st.sampled_from(sorted(KEYWORDS)), strategies.json_values))

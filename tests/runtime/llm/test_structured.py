@@ -27,11 +27,18 @@ from app.llmgine.contracts import (
     ToolStatus,
     Usage,
 )
-from app.llmgine.errors import LLMError, LLMErrorKind, OutputError, OutputTruncatedError
+from app.llmgine.errors import (
+    CassetteError,
+    LLMError,
+    LLMErrorKind,
+    OutputError,
+    OutputTruncatedError,
+    ScriptError,
+)
 from app.llmgine.llm.provider import Capabilities
 from app.llmgine.llm.providers.schema_driven import SchemaProvider
 from app.llmgine.llm.providers.scripted import ScriptedProvider, Step
-from app.llmgine.llm.schema import output_schema
+from app.llmgine.llm.schema import OutputType
 from app.llmgine.llm.structured import Parsed, Partial, parse, stream_parse
 from runtime import strategies
 
@@ -44,7 +51,7 @@ class Order(BaseModel):
 REQUEST = LLMRequest(model="m", messages=(ChatMessage.user("Which order?"),))
 GOOD, WRONG = '{"number": 7, "lines": ["milk"]}', '{"number": "seven", "extra": "hunter2"}'
 ORDER = Order(number=7, lines=["milk"])
-SCHEMA = json.dumps(output_schema(Order))
+SCHEMA = json.dumps(OutputType.of(Order).schema)
 USAGE = Usage(input_tokens=3, output_tokens=2)
 
 
@@ -92,7 +99,7 @@ async def test_a_model_that_keeps_to_the_schema_is_asked_once() -> None:
     assert (parsed.usage, parsed.cost, len(parsed.tries)) == (USAGE, cost, 1)
     (sent,) = model.requests
     assert sent.output is not None
-    assert (sent.output.name, sent.output.parameters) == ("Order", output_schema(Order))
+    assert (sent.output.name, sent.output.parameters) == ("Order", OutputType.of(Order).schema)
 
 
 @pytest.mark.parametrize(
@@ -242,6 +249,27 @@ async def test_a_request_that_every_mode_is_refused_for_fails_with_the_refusal()
         await parse(ScriptedProvider([REFUSED] * 3), REQUEST, Order)
 
     assert caught.value is REFUSED
+
+
+@pytest.mark.parametrize("mistake", [CassetteError("not recorded"), ScriptError("at its end")])
+async def test_a_mistake_of_the_test_is_not_taken_for_a_refused_mode(mistake: LLMError) -> None:
+    with pytest.raises(LLMError) as caught:
+        await parse(ScriptedProvider([mistake, GOOD]), REQUEST, Order)
+
+    assert caught.value is mistake
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+async def test_half_of_a_surrogate_pair_is_a_wrong_answer(streaming: bool) -> None:
+    model = ScriptedProvider(['{"number": 7, "lines": ["\ud83d"]}', GOOD])
+
+    if streaming:
+        *_, last = [item async for item in stream_parse(model, REQUEST, Order)]
+    else:
+        last = await parse(model, REQUEST, Order)
+
+    assert isinstance(last, Parsed)
+    assert (last.value, len(last.tries)) == (ORDER, 2)
 
 
 async def test_errors_name_places_and_never_what_the_model_wrote() -> None:

@@ -9,11 +9,16 @@ from hypothesis import strategies as st
 
 from app.llmgine.contracts import ChatMessage, FinishReason, ToolCall
 from app.llmgine.errors import LLMError, LLMErrorKind
-from app.llmgine.llm.providers._chat_completions import (
-    complete,
-)
 from app.llmgine.llm.providers._events import EventReader
-from runtime.llm.deltas import ORIGIN, REQUEST, body, call_delta, delta, draw_pieces, streamed
+from runtime.llm.deltas import (
+    REQUEST,
+    body,
+    call_delta,
+    complete,
+    delta,
+    draw_pieces,
+    streamed,
+)
 from runtime.llm.fake_openai import as_event
 
 
@@ -90,10 +95,10 @@ def test_calls_without_ids_get_some_that_are_the_same_whole_or_streamed() -> Non
     functions = [{"name": "f", "arguments": "{}"}, {"name": "f", "arguments": "{}"}]
     whole = body(tool_calls=[{"function": function} for function in functions])
 
-    one = complete(whole, REQUEST, ORIGIN).tool_calls
+    one = complete(whole).tool_calls
     other = streamed([call_delta(function=function) for function in functions]).tool_calls
     later = REQUEST.model_copy(update={"messages": (*REQUEST.messages, ChatMessage.user("more"))})
-    next_turn = complete(whole, later, ORIGIN).tool_calls
+    next_turn = complete(whole, later).tool_calls
 
     assert one == other
     assert len({call.id for call in (*one, *next_turn)}) == 4
@@ -102,7 +107,7 @@ def test_calls_without_ids_get_some_that_are_the_same_whole_or_streamed() -> Non
 def test_two_calls_never_share_an_id() -> None:
     calls = [{"id": "a", "function": {"name": name, "arguments": "{}"}} for name in "fg"]
 
-    first, second = complete(body(tool_calls=calls), REQUEST, ORIGIN).tool_calls
+    first, second = complete(body(tool_calls=calls)).tool_calls
 
     assert (first.name, second.name, first.id) == ("f", "g", "a")
     assert second.id not in ("", "a")
@@ -112,7 +117,7 @@ def test_two_calls_never_share_an_id() -> None:
 def test_arguments_are_passed_on_exactly_as_the_model_wrote_them(arguments: str) -> None:
     call = {"id": "a", "function": {"name": "f", "arguments": arguments}}
 
-    assert complete(body(tool_calls=[call]), REQUEST, ORIGIN).tool_calls[0].arguments == arguments
+    assert complete(body(tool_calls=[call])).tool_calls[0].arguments == arguments
 
 
 @pytest.mark.parametrize("arguments", ['{"x": [1, ', "", '{"x": "'])
@@ -128,7 +133,7 @@ def test_a_call_that_was_cut_off_is_passed_on_as_far_as_it_came(arguments: str) 
 @pytest.mark.parametrize("function", [None, {}, {"name": ""}, {"name": 7, "arguments": "{}"}])
 def test_a_call_without_a_name_is_a_bad_response(function: Any) -> None:
     with pytest.raises(LLMError, match="without its name") as caught:
-        complete(body(tool_calls=[{"id": "a", "function": function}]), REQUEST, ORIGIN)
+        complete(body(tool_calls=[{"id": "a", "function": function}]))
     with pytest.raises(LLMError, match="without its name"):
         streamed([call_delta(index=0, id="a", function=function), delta("tool_calls")])
 
@@ -232,4 +237,4 @@ def test_a_stream_spells_the_whole_answer_however_it_is_cut_and_mixed(
     reader = EventReader(100_000)
     received = [e for piece in draw_pieces(data, sent) for e in reader.feed(piece)]
 
-    assert streamed([json.loads(event) for event in received]) == complete(whole, REQUEST, ORIGIN)
+    assert streamed([json.loads(event) for event in received]) == complete(whole)

@@ -209,6 +209,8 @@ def test_counts_of_tokens_survive_in_a_breakdown_but_tokens_themselves_do_not() 
     ("text", "clean"),
     [
         ("GET https://x.test/v1?key=abc&alt=sse", f"GET https://x.test/v1?key={MASK}&alt=sse"),
+        ("?key=x", f"?key={MASK}"),
+        ("://:p@", f"://:{MASK}@"),
         ("postgres://app:p@ss@db:5432/x", f"postgres://app:{MASK}@db:5432/x"),
         ("Bearer abcdef123456", f"Bearer {MASK}"),
         ("{'Authorization': 'Basic dTpw', 'a': 1}", f"{{'Authorization': '{MASK}', 'a': 1}}"),

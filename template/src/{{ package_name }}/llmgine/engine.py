@@ -13,6 +13,8 @@ from .bus import MessageBus
 from .context import ContextStore, compile_context
 from .contracts import (
     Accumulator,
+    Attempt,
+    BlobPart,
     ChatMessage,
     Chunk,
     Contract,
@@ -25,6 +27,7 @@ from .contracts import (
     ToolCall,
     ToolResult,
     ToolStatus,
+    UriPart,
     Usage,
 )
 from .errors import TurnLimitError
@@ -40,7 +43,10 @@ _Sum = TypeVar("_Sum", Usage, Money)
 
 
 class PromptResult(Contract):
-    """The answer of a turn. `usage` and `cost` are `None` where a model call did not say."""
+    """The answer of a turn. `usage` and `cost` are `None` where a model call did not say.
+
+    `attempts` are those of all its model calls, in order; the last one gave the answer.
+    """
 
     conversation_id: str
     text: str
@@ -48,14 +54,16 @@ class PromptResult(Contract):
     steps: int
     usage: Usage | None = None
     cost: Money | None = None
+    attempts: tuple[Attempt, ...] = ()
     trace_id: str | None = None
 
 
 class PromptCommand(Command[PromptResult]):
-    """Take one turn: the user says `prompt` in the conversation."""
+    """Take one turn: the user says `prompt` in the conversation, and shows the `files`."""
 
     conversation_id: str
     prompt: str
+    files: tuple[BlobPart | UriPart, ...] = ()
     user_id: str | None = None
     """Whose budget it counts against."""
 
@@ -157,7 +165,7 @@ class LLMEngine:
 
     async def _take_turn(self, command: PromptCommand) -> PromptResult:
         turn = _Turn(self._store, command.conversation_id, command.user_id)
-        await turn.begin(ChatMessage.user(command.prompt))
+        await turn.begin(ChatMessage.user(command.prompt, *command.files))
         for step in range(1, self._settings.max_steps + 1):
             response = await self._call_model(turn)
             if not response.tool_calls:
@@ -183,6 +191,7 @@ class LLMEngine:
                 tools=specs,
             ),
             tools=specs,
+            max_output_tokens=self._settings.max_output_tokens,
             timeout_s=self._settings.request_timeout_s,
             conversation_id=turn.conversation_id,
             user_id=turn.user_id,
@@ -262,6 +271,7 @@ class _Turn:
         self._seq = 0
         self._usages: list[Usage | None] = []
         self._costs: list[Money | None] = []
+        self._attempts: list[Attempt] = []
 
     async def begin(self, message: ChatMessage) -> None:
         self._seq = await self._store.last_seq(self.conversation_id)
@@ -277,6 +287,7 @@ class _Turn:
     def count(self, response: LLMResponse) -> None:
         self._usages.append(response.usage)
         self._costs.append(response.cost)
+        self._attempts += response.attempts
 
     def result(self, response: LLMResponse, *, steps: int, trace_id: str | None) -> PromptResult:
         return PromptResult(
@@ -286,6 +297,7 @@ class _Turn:
             steps=steps,
             usage=_total(self._usages),
             cost=_total(self._costs),
+            attempts=tuple(self._attempts),
             trace_id=trace_id,
         )
 

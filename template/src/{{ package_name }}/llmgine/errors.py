@@ -73,7 +73,10 @@ class MissingExtraError(ConfigurationError):
     def __init__(self, feature: str, extra: str) -> None:
         self.feature = feature
         self.extra = extra
-        super().__init__(f"{feature} needs the extra {extra!r}. Add it: uv sync --extra {extra}")
+        super().__init__(
+            f"{feature} needs the extra {extra!r}. Add it: uv sync --extra {extra}, or for good: "
+            f'"[runtime,{extra}]" in the first line of `dependencies` in pyproject.toml.'
+        )
 
 
 class BusError(LlmgineError):

@@ -57,6 +57,8 @@ class RuntimeSettings(BaseSettings):
     """Whether prompts, answers and tool arguments are written to logs and traces."""
     max_steps: int = Field(default=8, gt=0)
     """Model calls in one turn."""
+    max_output_tokens: int | None = Field(default=None, gt=0)
+    """Of one model call; if not given, the vendor decides, and a budget reckons with 4,096."""
     turn_timeout_s: float = Field(default=120.0, gt=0)
     request_timeout_s: float = Field(default=60.0, gt=0)
     tool_timeout_s: float = Field(default=30.0, gt=0)
@@ -175,12 +177,18 @@ def _unknown(name: str, *, close_to: str, known: set[str]) -> ConfigurationError
 
 def _explain(invalid: ValidationError) -> str:
     lines = [
-        f"{_variable(str(error['loc'][0]) if error['loc'] else '')}: {error['msg']}"
+        f"{_place(error['loc'])}: {error['msg']}"
         for error in invalid.errors(include_input=False, include_url=False)
     ]
     return (
         "Settings are wrong. " + "; ".join(lines) + ". Mend the environment, .env or config.toml."
     )
+
+
+def _place(location: tuple[int | str, ...]) -> str:
+    """The variable, and where in its value: `LLMGINE_MODELS fast 0`."""
+    field, *inside = location or ("",)
+    return " ".join([_variable(str(field)), *map(str, inside)])
 
 
 def _variable(field: str) -> str:

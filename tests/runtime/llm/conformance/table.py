@@ -13,7 +13,6 @@ __all__ = ["CASES", "KINDS", "answering", "asking", "failing", "note", "page"]
 
 _LIKE_OPENAI = ("litellm/openai", "litellm Router")
 _LIKE_ANTHROPIC = ("litellm/anthropic",)
-_LITELLM = (*_LIKE_OPENAI, *_LIKE_ANTHROPIC)
 
 
 @dataclass(frozen=True)
@@ -67,20 +66,8 @@ NOTES = (
     ),
     Note(
         _LIKE_ANTHROPIC,
-        ("overloaded", "no_reply", "cut_stream", "error_in_stream"),
+        ("overloaded", "cut_stream", "error_in_stream"),
         "litellm tells all of them as a failed server, with the status 500.",
-        differs=True,
-    ),
-    Note(
-        _LITELLM,
-        ("bad_json",),
-        "litellm tells it as a failed server or connection.",
-        differs=True,
-    ),
-    Note(
-        _LITELLM,
-        ("web_page", "no_answer"),
-        "litellm takes a stream without an answer in it for an empty answer.",
         differs=True,
     ),
 )

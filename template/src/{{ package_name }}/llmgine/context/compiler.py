@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from ..contracts import (
+    BlobPart,
     ChatMessage,
     Part,
     TextPart,
@@ -14,11 +15,14 @@ from ..contracts import (
     ToolResult,
     ToolSpec,
     ToolStatus,
+    UriPart,
 )
 from ..errors import ContextTooLargeError
 from ..tokens import estimate_tokens
 
 TokenCounter = Callable[[ChatMessage], int]
+
+_SAID_BY_USERS = (TextPart, BlobPart, UriPart)
 
 NO_RESULT = "No result was recorded: the turn was cancelled or cut off before the tool answered."
 
@@ -169,7 +173,7 @@ def _sendable(message: ChatMessage) -> ChatMessage | None:
     kept: tuple[Part, ...]
     match message.role:
         case "user":
-            kept = tuple(part for part in message.parts if isinstance(part, TextPart))
+            kept = tuple(part for part in message.parts if isinstance(part, _SAID_BY_USERS))
         case "assistant" if message.text or message.tool_calls:
             kept = tuple(part for part in message.parts if not isinstance(part, ToolResult))
         case _:

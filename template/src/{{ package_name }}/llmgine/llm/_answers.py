@@ -60,7 +60,7 @@ def validate(text: str, output: OutputType[T]) -> T:
         ProblemError: it is no JSON, or of another type.
     """
     try:
-        value = from_json(text, allow_inf_nan=False)
+        value = from_json(as_bytes(text), allow_inf_nan=False)
     except ValueError as error:
         raise ProblemError(f"invalid JSON: {error}") from None
     if _is_schema(value, output):
@@ -69,6 +69,11 @@ def validate(text: str, output: OutputType[T]) -> T:
         return output.validate(text)
     except ValidationError as error:
         raise _wrong(error, output) from None
+
+
+def as_bytes(text: str) -> bytes:
+    """With half of a surrogate pair, which is no text, as bytes that are no JSON."""
+    return text.encode(errors="surrogatepass")
 
 
 def _is_schema(value: Any, output: OutputType[Any]) -> bool:

@@ -14,6 +14,7 @@ from datetime import UTC, date
 from decimal import ROUND_CEILING, Decimal
 from functools import partial
 from itertools import count
+from math import inf
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -33,10 +34,11 @@ Scope = Literal["call", "session", "user", "day", "model"]
 
 # How long spending that nothing depends on may wait to be written.
 FLUSH_S = 1.0
-# What one call counts at most, so that no sum leaves 64 bits: 100,000 USD, in units of 1e-12 USD.
-# Prices have six decimals for a million tokens, so in that unit every token costs a whole number.
+# In units of 1e-12 USD: prices have six decimals for a million tokens, so that every token costs a
+# whole number of them.
 _UNIT = 12
-_MOST_USD = 10**17
+# What one call counts at most, so that no sum leaves 64 bits.
+_MOST_USD = 100_000
 _MOST_TOKENS = 10**15
 
 logger = logging.getLogger(__name__)
@@ -139,6 +141,7 @@ class Ledger:
         self._open: set[int] = set()
         self._pending: dict[Account, Sums] = {}
         self._flush: Timer | None = None
+        self._flush_at = -inf
         self._thread = DaemonThreads(1, name="budget ledger")
         self._connection: sqlite3.Connection | None = None
         self._pruned: date | None = None
@@ -282,12 +285,13 @@ class Ledger:
         if cost is None or cost.currency != "USD":
             price = self.prices.cost if usage else self.prices.highest
             cost = price(reservation.target, used)
+            estimated = estimated or usage is None
         usd = _units(cost)
         return Sums(
             calls=1,
             usd=usd,
             tokens=_tokens(used),
-            estimated_usd=usd if estimated or usage is None else 0,
+            estimated_usd=usd if estimated else 0,
             unpriced=int(cost is None),
         )
 
@@ -338,16 +342,16 @@ class Ledger:
         for account, change in changes.items():
             before = self._pending.get(account)
             self._pending[account] = change if before is None else before.plus(change)
-        if self._flush is None and not self._closed:
-            when = self._clock.monotonic() + FLUSH_S
-            self._flush = self._clock.call_at(when, self._write_behind)
+        # By the time: a timer that was not called is of an event loop that has ended.
+        if (now := self._clock.monotonic()) >= self._flush_at and not self._closed:
+            self._flush_at = now + FLUSH_S
+            self._flush = self._clock.call_at(self._flush_at, self._write_behind)
 
     def _take_pending(self) -> Mapping[Account, Sums]:
         pending, self._pending = self._pending, {}
         return pending
 
     def _write_behind(self) -> None:
-        self._flush = None
         if not self._closed and (pending := self._take_pending()):
             future = self._submit(partial(_ledger.book, changes=pending))
             asyncio.wrap_future(future).add_done_callback(partial(self._written, pending))
@@ -414,8 +418,8 @@ def _tokens(usage: Usage) -> int:
 def _units(money: Money | None) -> int:
     if money is None:
         return 0
-    units = money.amount.scaleb(_UNIT).to_integral_value(ROUND_CEILING)
-    return int(min(max(units, Decimal(0)), Decimal(_MOST_USD)))
+    amount = min(max(money.amount, Decimal(0)), Decimal(_MOST_USD))
+    return int(amount.scaleb(_UNIT).to_integral_value(ROUND_CEILING))
 
 
 def _usd(units: int) -> Decimal:

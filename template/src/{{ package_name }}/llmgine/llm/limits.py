@@ -19,7 +19,7 @@ _NOTHING = 1e-6
 
 
 class _Bucket:
-    """Fills evenly, up to a burst; what is taken beyond its level is a debt."""
+    """Fills evenly, up to a burst; taking more than there is makes a debt, of a minute at most."""
 
     def __init__(self, per_minute: float, now: float) -> None:
         self.per_s = per_minute / 60
@@ -36,7 +36,7 @@ class _Bucket:
     def take(self, amount: float, now: float) -> None:
         """A negative amount goes back."""
         self._fill(now)
-        self._level = min(self.size, self._level - amount)
+        self._level = max(-60 * self.per_s, min(self.size, self._level - amount))
 
     def _fill(self, now: float) -> None:
         self._level = min(self.size, self._level + (now - self._at) * self.per_s)
@@ -67,6 +67,8 @@ class Limiter:
 
     async def enter(self, tokens: int) -> None:
         """Wait for a turn, and take it."""
+        if not self._queued_calls:
+            self._turn = asyncio.Lock()  # The one before may be of an event loop that has ended.
         self._queued_calls += 1
         self._queued_tokens += tokens
         try:
@@ -121,30 +123,32 @@ class Circuit:
         self._clock = clock
         self._in_a_row = 0
         self._open_until: float | None = None
-        self._trying = False
 
     def open_s(self) -> float | None:
-        """How long it stays open, 0 while one call tries; `None`: a call may be made."""
+        """How long it stays open; `None`: a call may be made."""
         if self._open_until is None:
             return None
         left_s = self._open_until - self._clock.monotonic()
-        return max(0.0, left_s) if left_s > 0 or self._trying else None
+        return left_s if left_s > 0 else None
 
     def begin(self) -> bool:
-        """A call begins; whether it is the one that tries."""
-        self._trying = self._open_until is not None
-        return self._trying
+        """A call begins; whether it is one that tries, which holds the others off for as long."""
+        if self._open_until is None:
+            return False
+        self._open_until = self._clock.monotonic() + self._breaker.open_s
+        return True
 
     def end(self, *, trial: bool, failed: bool | None) -> None:
         """It ended; `None` where that says nothing about the target."""
-        if trial:
-            self._trying = False
         # Once it is open, what began before says nothing new.
-        if failed is None or (self._open_until is not None and not trial):
+        if self._open_until is not None and not trial:
             return
-        self._in_a_row = self._in_a_row + 1 if failed else 0
-        opens = self._in_a_row >= self._breaker.failures
-        self._open_until = self._clock.monotonic() + self._breaker.open_s if opens else None
+        if failed is not None:
+            self._in_a_row = self._in_a_row + 1 if failed else 0
+            opens = self._in_a_row >= self._breaker.failures
+            self._open_until = self._clock.monotonic() + self._breaker.open_s if opens else None
+        elif self._open_until is not None:
+            self._open_until = self._clock.monotonic()  # The next one tries.
 
 
 class Deadline:

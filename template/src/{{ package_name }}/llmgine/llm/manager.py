@@ -13,8 +13,8 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import asynccontextmanager, closing, contextmanager
-from functools import partial
+from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
@@ -36,7 +36,7 @@ from ..observability import Observer, semconv
 from .budget import Ledger, Reservation
 from .limits import Breaker, Circuit, Deadline, Limiter
 from .prices import PriceTable, estimated_usage
-from .provider import Capabilities, Capable, Checked, Provider
+from .provider import Capabilities, Capable, Checked, Provider, closing_stream
 from .router import Candidate, Course, Gate, Random, Route, Target, Turn
 from .telemetry import Attributes, Record, Telemetry
 
@@ -104,6 +104,8 @@ class LLMManager:
             )
         if isinstance(made, str):
             raise ConfigurationError(f"The route {name!r} needs a list of models: [{made!r}].")
+        if not isinstance(made, Route) and not made:
+            raise ConfigurationError(f"The route {name!r} needs at least one model.")
         return made if isinstance(made, Route) else Route(tuple(map(Target, made)))
 
     def resolve(self, model: str) -> tuple[str, str]:
@@ -176,7 +178,7 @@ class LLMManager:
                 except LLMError as error:
                     course.fail(error)
                 else:
-                    return running.result.model_copy(update={"attempts": tuple(course.attempts)})
+                    return running.result(course.attempts)
 
     async def stream(self, request: LLMRequest) -> AsyncGenerator[Chunk, None]:
         """Ask, and take the answer as it comes. Closing the iterator closes the connection.
@@ -197,7 +199,7 @@ class LLMManager:
                 try:
                     async with (
                         self._attempt(course, turn, request, stream=True) as running,
-                        _closing(running.provider.stream(running.request)) as chunks,
+                        closing_stream(running.provider.stream(running.request)) as chunks,
                     ):
                         while (chunk := await running.next(chunks, course.deadline)) is not None:
                             # What was said stays until there is something in its place.
@@ -218,10 +220,11 @@ class LLMManager:
     async def aclose(self) -> None:
         """Give back what the providers hold, and write what the ledger knows."""
         providers, self._providers = self._providers, {}
-        for provider in providers.values():
-            await provider.aclose()
-        if self.ledger is not None:
-            await self.ledger.aclose()
+        async with AsyncExitStack() as stack:
+            if self.ledger is not None:
+                stack.push_async_callback(self.ledger.aclose)
+            for provider in providers.values():
+                stack.push_async_callback(provider.aclose)
 
     def _course(self, request: LLMRequest, *, stream: bool) -> Course:
         route = self._route(request.model)
@@ -256,6 +259,8 @@ class LLMManager:
         patience_s = turn.target.timeout_s
         if patience_s is not None and not stream:
             timeout_s = min(patience_s, turn.left_s)
+        elif patience_s is None and stream and turn.share_s < turn.left_s:
+            patience_s = turn.share_s
         sent = request.model_copy(update={"model": own, "timeout_s": timeout_s})
         place = await self._reserve(turn, sent)
         why: Attributes = {semconv.LLM_ATTEMPT: turn.number, semconv.LLM_REASON: turn.reason}
@@ -269,7 +274,7 @@ class LLMManager:
                 _as_llm_errors(target, provider.name, own),
             ):
                 patience = Deadline(self._clock, patience_s)
-                running = _Running(provider, sent, record, partial(self._priced, target), patience)
+                running = _Running(provider, sent, record, partial(self._cost, target), patience)
                 with closing(patience):
                     yield running
                 if stream:
@@ -301,14 +306,14 @@ class LLMManager:
             mean_s = self._latency_s.get((target, stream), newest_s)
             self._latency_s[target, stream] = mean_s + _NEWEST * (newest_s - mean_s)
 
-    def _priced(self, target: str, response: LLMResponse) -> LLMResponse:
+    def _cost(self, target: str, response: LLMResponse) -> Money | None:
         if response.cost is not None or response.usage is None or self._prices is None:
-            return response
-        return response.model_copy(update={"cost": self._prices.cost(target, response.usage)})
+            return response.cost
+        return self._prices.cost(target, response.usage)
 
     def _route(self, model: str) -> Route:
         """The route of that name, or one of this single target."""
-        return self._routes.get(model) or Route((Target(model),), breaker=None)
+        return self._routes.get(model) or _route_to(model)
 
     def _estimate(self, target: str, request: LLMRequest) -> Money | None:
         return None if self._prices is None else self._prices.estimate(target, request)
@@ -344,6 +349,8 @@ class LLMManager:
         raise UnknownModelError(f"{model!r} is not a model. {self._what_to_write(name, rest)}")
 
     def _what_to_write(self, name: str, rest: str) -> str:
+        if name in self._routes and not rest:
+            return "It is the name of a route; its targets are provider/model each."
         if name in self._factories:
             example = f"{name}/{_NEED_A_MODEL.get(name, 'name')}"
             return f"{name!r} serves many: write {name}/ and the model's name, as in {example}."
@@ -374,7 +381,7 @@ class _Running:
         provider: Provider,
         request: LLMRequest,
         record: Record,
-        price: Callable[[LLMResponse], LLMResponse],
+        cost_of: Callable[[LLMResponse], Money | None],
         patience: Deadline,
     ) -> None:
         self.provider = provider
@@ -382,7 +389,7 @@ class _Running:
         self.record = record
         self.answer = Accumulator()
         self.patience = patience
-        self._price = price
+        self._cost_of = cost_of
 
     async def next(self, chunks: AsyncIterator[Chunk], deadline: Deadline) -> Chunk | None:
         """The next chunk to pass on; `None` at the end, which is kept for `end`."""
@@ -401,23 +408,28 @@ class _Running:
         return chunk
 
     def answer_is(self, response: LLMResponse) -> None:
-        self.record.answer(self._price(response))
+        self.record.answer(response, self._cost_of(response))
 
     @property
     def usage(self) -> Usage | None:
         return None if self.record.response is None else self.record.response.usage
 
-    @property
-    def result(self) -> LLMResponse:
+    def result(self, attempts: Sequence[Attempt]) -> LLMResponse:
+        """The answer, with what only the manager knows."""
         response = self.record.response
         assert response is not None
-        return response
+        return response.model_copy(update={"attempts": tuple(attempts), "cost": self.record.cost})
 
     def end(self, attempts: Sequence[Attempt]) -> StreamEnd:
         """The last chunk, with what only the manager knows."""
         end = self.answer.end
         assert end is not None
-        return end.model_copy(update={"attempts": tuple(attempts), "cost": self.result.cost})
+        return end.model_copy(update={"attempts": tuple(attempts), "cost": self.record.cost})
+
+
+@lru_cache(maxsize=256)
+def _route_to(model: str) -> Route:
+    return Route((Target(model),), breaker=None)
 
 
 def _estimated_tokens(request: LLMRequest) -> int:
@@ -447,9 +459,8 @@ async def _settle(
     stream: bool,
 ) -> None:
     """Book what the call took: as the provider says, or what its model will have read and said."""
-    response = None if running is None else running.record.response
-    if response is not None:
-        await ledger.settle(place, response.usage, response.cost)
+    if running is not None and (response := running.record.response) is not None:
+        await ledger.settle(place, response.usage, running.record.cost)
         return
     arrived = None if running is None else running.answer.message
     refused = isinstance(failure, LLMError) and failure.kind is not LLMErrorKind.TIMEOUT
@@ -480,15 +491,6 @@ def _as_llm_errors(target: str, provider: str, model: str) -> Iterator[None]:
         raise LLMError(
             f"{provider}/{model}: {error}", kind=error.kind, provider=provider, model=model
         ) from error
-
-
-@asynccontextmanager
-async def _closing(chunks: AsyncIterator[Chunk]) -> AsyncIterator[AsyncIterator[Chunk]]:
-    try:
-        yield chunks
-    finally:
-        if isinstance(chunks, AsyncGenerator):
-            await chunks.aclose()
 
 
 def default_providers(

@@ -9,7 +9,7 @@ import re
 import tomllib
 from collections.abc import Collection, Iterator
 from decimal import Decimal
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -114,6 +114,8 @@ class PriceTable:
         """Prices of `own` win. See `load` for `elsewhere`."""
         self._own = own.prices if own else {}
         self._elsewhere = frozenset(elsewhere)
+        # Targets are few; the same ones are not looked up again and again.
+        self._found = lru_cache(maxsize=256)(self._look_up)
 
     @classmethod
     def load(cls, extra: Path | None = None, *, elsewhere: Collection[str] = ()) -> PriceTable:
@@ -141,6 +143,9 @@ class PriceTable:
         return _shipped().date
 
     def price(self, target: str) -> Price | None:
+        return self._found(target)
+
+    def _look_up(self, target: str) -> Price | None:
         names = list(_names(target))
         for name in (target, *names):
             if name in self._own:

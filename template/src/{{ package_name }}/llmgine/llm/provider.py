@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -52,3 +53,13 @@ class Capable(Protocol):
     """A provider that knows what its models can do; of the others, everything is expected."""
 
     def capabilities(self, model: str) -> Capabilities: ...
+
+
+@asynccontextmanager
+async def closing_stream(chunks: AsyncIterator[Chunk]) -> AsyncIterator[AsyncIterator[Chunk]]:
+    """The stream, closed at the end of the block if it is one that can be."""
+    try:
+        yield chunks
+    finally:
+        if isinstance(chunks, AsyncGenerator):
+            await chunks.aclose()

@@ -6,11 +6,12 @@ A failed attempt is decided on here and nowhere else: providers never try twice.
 
 from __future__ import annotations
 
-from collections import deque
+import logging
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from math import inf
+from math import inf, log
 from types import MappingProxyType
 from typing import TypeAlias
 
@@ -18,6 +19,8 @@ from ..clock import Clock, sleep
 from ..contracts import Attempt, Money, Usage
 from ..errors import CassetteError, ConfigurationError, LLMError, LLMErrorKind, ScriptError
 from .limits import Breaker, Circuit, Deadline, Limiter
+
+logger = logging.getLogger(__name__)
 
 Random: TypeAlias = Callable[[], float]
 """A number from 0 up to 1, without 1."""
@@ -38,8 +41,9 @@ DECISIONS: Mapping[LLMErrorKind, Decision] = MappingProxyType(
         LLMErrorKind.RATE_LIMIT: Decision.RETRY,
         LLMErrorKind.SERVER: Decision.RETRY,
         LLMErrorKind.NETWORK: Decision.RETRY,
-        LLMErrorKind.TIMEOUT: Decision.RETRY,
         LLMErrorKind.BAD_RESPONSE: Decision.RETRY,
+        # It has had its share of the time; a second one would be taken from the next target.
+        LLMErrorKind.TIMEOUT: Decision.NEXT,
         LLMErrorKind.AUTHENTICATION: Decision.NEXT,
         LLMErrorKind.CONTEXT_LENGTH: Decision.NEXT,
         # Nothing was spent, and a cheaper target may still fit.
@@ -101,7 +105,9 @@ class Target:
         requests_per_minute: those of every route of the manager count together.
         tokens_per_minute: input and output; estimated before a call, corrected after it.
         quality: for `best`; any scale, more is better.
-        timeout_s: of one attempt: until the whole answer, of a stream until its first chunk.
+        timeout_s: of one attempt: until the whole answer, of a stream until its first chunk. If
+            not given, a stream's first chunk has an equal share of the time left, so that a target
+            that hangs leaves some to those after it.
     """
 
     model: str
@@ -143,7 +149,8 @@ def weighted(candidates: Sequence[Candidate], random: Random) -> Sequence[Candid
 
     Source: Efraimidis and Spirakis, "Weighted random sampling with a reservoir", 2006
     """
-    return sorted(candidates, key=lambda one: random() ** (1 / one.target.weight), reverse=True)
+    # In logarithms: of a small weight, the power itself is 0.
+    return sorted(candidates, key=lambda one: -log(1 - random()) / one.target.weight)
 
 
 def cheapest(candidates: Sequence[Candidate], random: Random) -> Sequence[Candidate]:
@@ -199,6 +206,8 @@ class Route:
             return self.targets, "only target"
         name = getattr(self.strategy, "__name__", type(self.strategy).__name__)
         order = self.strategy([candidate(target) for target in self.targets], random)
+        if not order:
+            raise ConfigurationError(f"The strategy {name!r} left no target to call.")
         return [one.target for one in order], name.replace("_", " ")
 
 
@@ -220,6 +229,8 @@ class Turn:
     reason: str
     waited_s: float
     left_s: float
+    share_s: float
+    """Of the time left; what remains is for the targets after it."""
     tokens: int
     """What the limiter was told that the call takes; 0 if it does not count them."""
     trial: bool
@@ -298,11 +309,12 @@ class Course:
                     reason=self._reason,
                     waited_s=self._now - began,
                     left_s=self.deadline.at - self._now,
+                    share_s=(self.deadline.at - self._now) / len(self._left),
                     tokens=tokens,
                     trial=gate.circuit is not None and gate.circuit.begin(),
                 )
             self._skip(target, obstacle)
-        raise self.last_error()
+        raise self._last_error()
 
     def fail(self, error: LLMError, *, final: bool = False) -> None:
         """Decide what follows the error; `final`: nothing may."""
@@ -324,13 +336,16 @@ class Course:
         else:
             self._advance(f"fallback after {error.kind}")
 
-    def last_error(self) -> LLMError:
+    def _last_error(self) -> LLMError:
         """The last one, which says what was tried if that was more than one thing."""
         error = self._error
         assert error is not None
         error.attempts = tuple(self.attempts)
-        tried = [f"{one.target} ({one.error})" for one in self.attempts if one.error is not None]
-        if len(tried) + len(self._not_called) > 1:
+        counts = Counter(f"{one.target} ({one.error})" for one in self.attempts if one.error)
+        if counts.total() + len(self._not_called) > 1:
+            tried = [
+                f"{what} {count} times" if count > 1 else what for what, count in counts.items()
+            ]
             lists = {"Tried": tried, "Not called": self._not_called}
             said = [f"{what}: {', '.join(which)}." for what, which in lists.items() if which]
             error.args = (" ".join([str(error), *said]),)
@@ -338,10 +353,9 @@ class Course:
 
     async def _pass(self, target: Target, gate: Gate, tokens: int) -> LLMError | None:
         """Wait until the target may be called; an error says why that will not be in time."""
-        if obstacle := self._open_circuit(target, gate):
+        obstacle = self._open_circuit(target, gate) or self._too_late(target)
+        if obstacle or gate.limiter is None:
             return obstacle
-        if gate.limiter is None:
-            return self._too_late(target)
         wait_s = gate.limiter.wait_s(tokens)
         if self._now + wait_s >= self.deadline.at:
             return _at_its_limit(target, wait_s)
@@ -379,9 +393,12 @@ class Course:
         self._advance(f"fallback: {target.model} {why}")
 
     def _advance(self, reason: str) -> None:
-        self._left.popleft()
+        given_up, _ = self._left.popleft()
         self._failures = 0
         self._reason = reason
+        if self._left:
+            next_one, _ = self._left[0]
+            logger.warning("%s gives way to %s: %s.", given_up.model, next_one.model, reason)
 
 
 _OBSTACLES = {

@@ -61,11 +61,6 @@ class OutputType(Generic[T]):
         return value.get(_VALUE) if self.wrapped and isinstance(value, dict) else value
 
 
-def output_schema(type_: Any) -> Schema:
-    """The schema of an object that holds the type's values; see `OutputType`."""
-    return OutputType.of(type_).schema
-
-
 def _with_root(schema: Schema) -> Schema:
     """A recursive type's schema is a reference at its root, which no vendor takes."""
     reference = schema.get("$ref")
@@ -126,11 +121,6 @@ _SAYABLE = frozenset(
 
 class _NotStrictError(Exception):
     """The schema allows what vendors cannot enforce."""
-
-
-def is_strict(schema: Schema) -> bool:
-    """Whether vendors enforce the schema as it stands: see `strict`."""
-    return strict(schema) == schema
 
 
 def strict(schema: Schema) -> Schema | None:

@@ -18,6 +18,7 @@ from ..contracts import (
     ChatMessage,
     LLMRequest,
     LLMResponse,
+    Money,
     Part,
     ReasoningPart,
     TextPart,
@@ -54,13 +55,8 @@ _USAGE = semconv.CLIENT_TOKEN_USAGE.name
 _FIRST_CHUNK = semconv.CLIENT_TIME_TO_FIRST_CHUNK.name
 _NEXT_CHUNK = semconv.CLIENT_TIME_PER_OUTPUT_CHUNK.name
 # On the span as on the metrics, which must have few values each.
-_OF_METRICS = (
-    semconv.OPERATION_NAME,
-    semconv.PROVIDER_NAME,
-    semconv.REQUEST_MODEL,
-    semconv.SERVER_ADDRESS,
-    semconv.SERVER_PORT,
-)
+_OF_CHUNKS = (semconv.OPERATION_NAME, semconv.PROVIDER_NAME, semconv.REQUEST_MODEL)
+_OF_METRICS = (*_OF_CHUNKS, semconv.SERVER_ADDRESS, semconv.SERVER_PORT)
 
 
 class Telemetry:
@@ -113,9 +109,11 @@ class Telemetry:
         histograms[_DURATION].record(record.duration_s, attributes)
         if record.waits_s:
             histograms[_FIRST_CHUNK].record(record.waits_s[0], attributes)
+        # There are many of these, and what each takes grows with its attributes.
+        few = {key: attributes[key] for key in _OF_CHUNKS}
         next_chunk = histograms[_NEXT_CHUNK]
         for gap_s in record.waits_s[1:]:
-            next_chunk.record(gap_s, attributes)
+            next_chunk.record(gap_s, few)
         if response is not None and (usage := response.usage) is not None:
             for kind, tokens in ("input", usage.input_tokens), ("output", usage.output_tokens):
                 histograms[_USAGE].record(tokens, {**attributes, semconv.TOKEN_TYPE: kind})
@@ -152,6 +150,7 @@ class Record:
 
     def __init__(self, span: Span, clock: Clock, *, capture_content: bool) -> None:
         self.response: LLMResponse | None = None
+        self.cost: Money | None = None
         self.waits_s: list[float] = []
         self.duration_s = 0.0
         self.monotonic = clock.monotonic
@@ -163,20 +162,21 @@ class Record:
     def time_to_first_chunk_s(self) -> float | None:
         return self.waits_s[0] if self.waits_s else None
 
-    def answer(self, response: LLMResponse) -> None:
-        self.response = response
-        attributes = _response_attributes(response)
-        if self._capture_content:
-            attributes |= _output_attributes(response)
-        for name, value in attributes.items():
-            self._span.set(name, value)
+    def answer(self, response: LLMResponse, cost: Money | None) -> None:
+        self.response, self.cost = response, cost
 
     def end(self) -> None:
         self.duration_s = self.monotonic() - self._began
+        attributes: Attributes = {}
+        if self.response is not None:
+            attributes = _response_attributes(self.response, self.cost)
+            if self._capture_content:
+                attributes |= _output_attributes(self.response)
         if self.waits_s:
-            self._span.set(semconv.RESPONSE_TIME_TO_FIRST_CHUNK, self.waits_s[0])
+            attributes[semconv.RESPONSE_TIME_TO_FIRST_CHUNK] = self.waits_s[0]
         if self.waits_s[1:]:
-            self._span.set(semconv.LLM_LONGEST_GAP_S, max(self.waits_s[1:]))
+            attributes[semconv.LLM_LONGEST_GAP_S] = max(self.waits_s[1:])
+        self._span.set_all(attributes)
 
 
 def _request_attributes(provider_name: str, request: LLMRequest, *, stream: bool) -> Attributes:
@@ -211,7 +211,7 @@ def _server_attributes(provider: object) -> Attributes:
     return {semconv.SERVER_ADDRESS: address, semconv.SERVER_PORT: port}
 
 
-def _response_attributes(response: LLMResponse) -> Attributes:
+def _response_attributes(response: LLMResponse, cost: Money | None) -> Attributes:
     """Without content. What nobody said is left out: it is unknown, not zero."""
     attributes: Attributes = {
         semconv.RESPONSE_MODEL: response.model,
@@ -219,8 +219,8 @@ def _response_attributes(response: LLMResponse) -> Attributes:
     }
     if response.id:
         attributes[semconv.RESPONSE_ID] = response.id
-    if response.cost is not None and response.cost.currency == "USD":
-        attributes[semconv.LLM_COST_USD] = float(response.cost.amount)
+    if cost is not None and cost.currency == "USD":
+        attributes[semconv.LLM_COST_USD] = float(cost.amount)
     if (usage := response.usage) is not None:
         attributes |= {
             semconv.USAGE_INPUT_TOKENS: usage.input_tokens,

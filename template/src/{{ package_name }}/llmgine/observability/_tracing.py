@@ -248,6 +248,9 @@ class LiveSpan:
     def set(self, key: str, value: AttributeValue) -> None:
         self._span.set_attribute(key, value)
 
+    def set_all(self, attributes: Mapping[str, AttributeValue]) -> None:
+        self._span.set_attributes(attributes)
+
     def fail(self, error_type: str, message: str = "") -> None:
         self._failed = True
         self._span.set_attribute(semconv.ERROR_TYPE, error_type)

@@ -108,6 +108,10 @@ class Span(Protocol):
 
     def set(self, key: str, value: AttributeValue) -> None: ...
 
+    def set_all(self, attributes: Mapping[str, AttributeValue]) -> None:
+        """Cheaper than to set one after the other."""
+        ...
+
     def fail(self, error_type: str, message: str = "") -> None:
         """It failed, though no exception leaves the block; `error_type` is one of a few words."""
         ...
@@ -117,6 +121,9 @@ class _NoSpan:
     """The span of an observer that nobody listens to."""
 
     def set(self, key: str, value: AttributeValue) -> None:
+        pass
+
+    def set_all(self, attributes: Mapping[str, AttributeValue]) -> None:
         pass
 
     def fail(self, error_type: str, message: str = "") -> None:

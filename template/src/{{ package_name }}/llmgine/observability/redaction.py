@@ -19,6 +19,8 @@ _MAX_DEPTH = 64
 _MAX_INT = 2**63 - 1
 _MAX_KNOWN_KEYS = 4096
 _MIN_SECRET_CHARS = 8
+# In no shorter text is a secret known as one: `?key=x`.
+_MIN_TEXT_CHARS = 6
 
 # Every pattern takes time in proportion to the text, whatever the text is: what people and models
 # say comes by here. Hence the bounds on repetitions that could fail late.
@@ -103,17 +105,17 @@ class Redactor:
 
     def text(self, text: str) -> str:
         """The text with every secret in it masked."""
-        for clue in self._clues:
-            if clue in text:
-                text = self._told.sub(MASK, text)
-                break
-        lowered = text.lower()
-        for clue in _CLUES:
-            if clue in lowered:
-                for pattern, replacement in _RULES:
-                    text = pattern.sub(replacement, text)
-                break
+        if len(text) < _MIN_TEXT_CHARS:
+            return text
+        if self._may_hold_told(text):
+            text = self._told.sub(MASK, text)
+        if _may_hold_shapes(text):
+            for pattern, replacement in _RULES:
+                text = pattern.sub(replacement, text)
         return text
+
+    def _may_hold_told(self, text: str) -> bool:
+        return any(clue in text for clue in self._clues)
 
     def fields(self, fields: Mapping[str, object]) -> dict[str, JsonValue]:
         """The mapping as JSON values, without the secrets in its values and keys."""
@@ -124,10 +126,18 @@ class Redactor:
 
     def _mapping(self, mapping: Mapping[Any, object], depth: int) -> dict[str, JsonValue]:
         clean: dict[str, JsonValue] = {}
-        for key, value in mapping.items():
+        items = list(mapping.items())
+        # To look at all texts at once is cheaper, and hardly ever is there anything in them.
+        texts = "\n".join([value for _, value in items if type(value) is str])
+        suspect = self._may_hold_told(texts) or _may_hold_shapes(texts)
+        for key, value in items:
             name, verdict = self._keys.get(key) or self._judge(key)
-            if verdict == "open":
-                clean[name] = self.text(value) if type(value) is str else self._value(value, depth)
+            if verdict == "open" and type(value) is str:
+                clean[name] = self.text(value) if suspect else value
+            elif verdict != "secret" and type(value) is int and -_MAX_INT <= value <= _MAX_INT:
+                clean[name] = value
+            elif verdict == "open":
+                clean[name] = self._value(value, depth)
             elif value is None or value is True or value is False:
                 clean[name] = value
             else:
@@ -181,6 +191,11 @@ class Redactor:
         """What may stand under `tokens`: counts, and no text, which would be tokens themselves."""
         shown = self._value(value, depth)
         return _only_numbers(shown)
+
+
+def _may_hold_shapes(text: str) -> bool:
+    lowered = text.lower()
+    return any(clue in lowered for clue in _CLUES)
 
 
 def _only_numbers(value: JsonValue) -> JsonValue:

@@ -23,7 +23,10 @@ P = ParamSpec("P")
 
 Model = Annotated[
     str | None,
-    typer.Option(help="Model for this call: offline, openai/<name> or litellm/<name>."),
+    typer.Option(
+        help="Model for this call: offline, openai/<name>, anthropic/<name>, litellm/<name>, "
+        "or a name from [models] in config.toml."
+    ),
 ]
 Conversation = Annotated[
     str | None,

@@ -298,7 +298,7 @@ async def choose_conversation(app: Application, wanted: str | None) -> str:
 
 
 def status_line(result: PromptResult, seconds: float) -> str:
-    """`2 steps · 153 tokens · cost unknown · 0.12 s`."""
+    """`2 steps · 153 tokens · cost unknown · 0.12 s`, and who answered if others had failed."""
     usage = result.usage
     tokens = (
         "tokens unknown"
@@ -308,7 +308,11 @@ def status_line(result: PromptResult, seconds: float) -> str:
     cost = "cost unknown"
     if result.cost is not None:
         cost = f"{result.cost.amount.normalize():f} {result.cost.currency}"
-    return " · ".join([count(result.steps, "step"), tokens, cost, duration(seconds)])
+    words = [count(result.steps, "step"), tokens, cost, duration(seconds)]
+    failed = [f"{one.target} ({one.error})" for one in result.attempts if one.error]
+    if failed:
+        words.append(f"{result.attempts[-1].target} after {', '.join(dict.fromkeys(failed))}")
+    return " · ".join(words)
 
 
 def _compact(arguments: str) -> str:

@@ -72,13 +72,18 @@ def budget_lines(balances: Balances, budget: Budget, width: int) -> list[str]:
 
 
 def _table(found: Sequence[Balance], width: int) -> list[str]:
-    names = [printable(one.key) for one in found]
-    first = min(max(map(cells, names)), max(width // 2 - 2, 1))
-    return [
-        f"{pad(shorten(name, first), first)}  "
-        + _paint(one)(shorten(_standing(one), max(width - first - 2, 8)), sys.stdout)
-        for name, one in zip(names, found, strict=True)
-    ]
+    """A line for each; in a window too narrow for that, the name with its figures below it."""
+    rows = [(printable(one.key), _standing(one), _paint(one)) for one in found]
+    first = max(cells(name) for name, _, _ in rows)
+    if all(first + 2 + cells(standing) <= width for _, standing, _ in rows):
+        return [
+            f"{pad(name, first)}  {paint(standing, sys.stdout)}" for name, standing, paint in rows
+        ]
+    lines: list[str] = []
+    for name, standing, paint in rows:
+        lines.append(shorten(name, width))
+        lines += ["  " + paint(part, sys.stdout) for part in textwrap.wrap(standing, width - 2)]
+    return lines
 
 
 def _standing(one: Balance) -> str:

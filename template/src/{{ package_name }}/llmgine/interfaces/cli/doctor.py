@@ -268,6 +268,8 @@ async def check_application(entry: Entry, settings: RuntimeSettings) -> AsyncIte
         yield Check("bootstrap", "fail", one_line(error))
         return
     yield check_model(app)
+    for check in check_names(app):
+        yield check
     yield await check_store(app)
     journal, transport = await check_journal(app), await check_transport(app)
     yield journal
@@ -285,6 +287,16 @@ def check_model(app: Application) -> Check:
     except LlmgineError as error:
         return Check("model", "fail", one_line(error))
     return Check("model", "ok", f"{model}: known, with what it needs")
+
+
+def check_names(app: Application) -> Iterator[Check]:
+    """Those of `[models]` that could not be used if somebody chose them."""
+    settings = app.settings
+    for name in sorted(settings.models.keys() - {settings.model}):
+        try:
+            app.llm.check(name)
+        except LlmgineError as error:
+            yield Check("models", "warn", one_line(error))
 
 
 async def check_store(app: Application) -> Check:

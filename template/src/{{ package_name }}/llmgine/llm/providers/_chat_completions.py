@@ -21,10 +21,9 @@ https://ai.google.dev/gemini-api/docs/thought-signatures
 
 from __future__ import annotations
 
-import hashlib
 import json
 from base64 import b64encode
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any, Literal
 
@@ -36,20 +35,16 @@ from ...contracts import (
     Chunk,
     FinishReason,
     LLMRequest,
-    LLMResponse,
     OutputSpec,
     ReasoningDelta,
     ReasoningPart,
     StreamEnd,
     TextDelta,
     ToolCall,
-    ToolCallArgumentsDelta,
-    ToolCallStart,
     UriPart,
     Usage,
-    accumulate,
 )
-from ...errors import LLMError, LLMErrorKind
+from ...errors import LLMErrorKind
 from ..schema import strict
 from ._direct import (
     File,
@@ -65,119 +60,14 @@ from ._direct import (
     merged,
 )
 from ._failures import Origin, Refusal
-
-
-class _Call:
-    """One tool call; `rank` is its place among the calls of the answer."""
-
-    def __init__(self, rank: int) -> None:
-        self.rank = rank
-        self.id = ""
-        self.name = ""
-        self.signature = ""
-        self.held: list[str] = []
-
-
-class ToolCallAssembler:
-    """Turns `tool_calls` deltas into chunks: calls in the order of their index, each with an id.
-
-    A call starts once its id and name are known and every call before it has started; until then
-    its arguments are held back. An id that is still unknown at the end is made from `id_prefix`. A
-    call may lack its index (it is then found by its id, or is the newest one), repeat its id and
-    name in every delta, or share its index with another call.
-    """
-
-    def __init__(self, id_prefix: Callable[[], str], signed_by: str) -> None:
-        self._id_prefix = id_prefix
-        self._signed_by = signed_by
-        self._calls: dict[int, _Call] = {}  # by rank
-        self._by_index: dict[int, _Call] = {}
-        self._newest: _Call | None = None
-        self._started = 0
-        self._used_ids: set[str] = set()
-
-    def __len__(self) -> int:
-        return len(self._calls)
-
-    def feed(self, delta: Mapping[str, Any]) -> Iterator[Chunk]:
-        """Take one item of a delta's `tool_calls`."""
-        function = as_mapping(delta.get("function"))
-        id_, name = as_text(delta.get("id")), as_text(function.get("name"))
-        call = self._find(delta.get("index"), id_, name)
-        call.id = call.id or id_
-        call.name = call.name or name
-        call.signature = call.signature or _thought_signature(delta)
-        arguments = arguments_text(function.get("arguments"))
-        if call.rank < self._started:
-            if arguments:
-                yield ToolCallArgumentsDelta(index=call.rank, text=arguments)
-            return
-        call.held.append(arguments)
-        while (ready := self._calls.get(self._started)) and ready.id and ready.name:
-            yield from self._start(ready)
-
-    @property
-    def nameless(self) -> bool:
-        """Whether a call lacks the name of its tool: it can neither run nor be sent back."""
-        return not all(call.name for call in self._calls.values())
-
-    def finish(self) -> Iterator[Chunk]:
-        """Start whatever could not start yet."""
-        waiting = sorted(rank for rank in self._calls if rank >= self._started)
-        for rank in waiting:
-            yield from self._start(self._calls[rank])
-
-    def _find(self, index: Any, id_: str, name: str) -> _Call:
-        if isinstance(index, int):
-            call = self._by_index.get(index)
-            # Gemini's endpoint gives every parallel call, each in one delta, the index 0.
-            another = call is not None and bool(name and call.name and id_ not in ("", call.id))
-            if call is None or another:
-                call = self._new(None if another else index)
-                self._by_index[index] = call
-            return call
-        for call in self._calls.values():
-            if id_ and call.id == id_:
-                return call
-        if self._newest is None or id_ or (name and self._newest.name):
-            return self._new(None)
-        return self._newest
-
-    def _new(self, index: int | None) -> _Call:
-        rank = max(self._calls, default=-1) + 1
-        if index is not None and index >= self._started and index not in self._calls:
-            rank = index
-        self._newest = self._calls[rank] = call = _Call(rank)
-        return call
-
-    def _start(self, call: _Call) -> Iterator[Chunk]:
-        if not call.id or call.id in self._used_ids:
-            call.id = f"{self._id_prefix()}{call.rank}"
-        self._used_ids.add(call.id)
-        self._started = call.rank + 1
-        signed = bool(call.signature)
-        yield ToolCallStart(
-            index=call.rank,
-            id=call.id,
-            name=call.name,
-            signature=call.signature if signed else None,
-            signed_by=self._signed_by if signed else None,
-        )
-        arguments = "".join(call.held)
-        if arguments:
-            yield ToolCallArgumentsDelta(index=call.rank, text=arguments)
-
-
-def _thought_signature(call: Mapping[str, Any]) -> str:
-    google = as_mapping(as_mapping(call.get("extra_content")).get("google"))
-    return as_text(google.get("thought_signature"))
-
-
-def arguments_text(value: Any) -> str:
-    """The arguments as JSON text: some servers send the object itself."""
-    if value is None or isinstance(value, str):
-        return value or ""
-    return json.dumps(value, ensure_ascii=False)
+from ._tool_calls import (
+    ToolCallAssembler,
+    encode_name,
+    encode_schema,
+    id_prefix,
+    nameless_call,
+    spell_arguments,
+)
 
 
 class _ReasoningDetails:
@@ -210,8 +100,16 @@ _DETAIL_FIELDS = {"reasoning.text": "text", "reasoning.summary": "summary"}
 _REASONING_CONTENT = "reasoning_content"
 _FINISH_REASONS = {
     "length": FinishReason.LENGTH,
+    "model_length": FinishReason.LENGTH,
     "max_tokens": FinishReason.LENGTH,
     "content_filter": FinishReason.CONTENT_FILTER,
+}
+_BROKEN_OFF = {
+    "abort": (LLMErrorKind.SERVER, "broke off its answer"),
+    "error": (LLMErrorKind.SERVER, "failed in the middle of its answer"),
+    # Gemini, of a call that it could not read itself.
+    "function_call_filter": (LLMErrorKind.BAD_RESPONSE, "wrote a tool call that makes no sense"),
+    "insufficient_system_resource": (LLMErrorKind.SERVER, "had no room to finish its answer"),
 }
 _AUDIO_FORMATS = {
     "audio/mp3": "mp3",
@@ -261,7 +159,7 @@ def encode_request(
                 "function": {
                     "name": tool.name,
                     "description": tool.description,
-                    "parameters": tool.parameters,
+                    "parameters": encode_schema(tool),
                 },
             }
             for tool in request.tools
@@ -294,8 +192,11 @@ def _encode_message(message: ChatMessage, signed_by: str, origin: Origin) -> Ite
     if calls:
         fields = _encode_reasoning(message, signed_by)
         yield {"role": message.role, "content": content or None, "tool_calls": calls, **fields}
-    elif not message.tool_results or content:
-        fields = _encode_reasoning(message, signed_by)
+        return
+    fields = _encode_reasoning(message, signed_by)
+    # Mistral refuses an empty answer, such as one that was cut off while the model thought.
+    may_be_empty = message.role != "assistant" and not message.tool_results
+    if content or fields or may_be_empty:
         yield {"role": message.role, "content": content, **fields}
 
 
@@ -325,7 +226,7 @@ def _encode_call(call: ToolCall, signed_by: str) -> JsonValue:
     item: dict[str, JsonValue] = {
         "id": call.id,
         "type": "function",
-        "function": {"name": call.name, "arguments": call.arguments},
+        "function": {"name": encode_name(call), "arguments": spell_arguments(call)},
     }
     if call.signature and signed_by and call.signed_by == signed_by:
         item["extra_content"] = {"google": {"thought_signature": call.signature}}
@@ -350,24 +251,31 @@ def _encode_reasoning(message: ChatMessage, signed_by: str) -> dict[str, JsonVal
 class ChatCompletions:
     """The format, as `provider` speaks it: what it signs goes back to it.
 
-    `newer` servers insist on `max_completion_tokens`, others on `max_tokens`.
+    `newer` servers insist on `max_completion_tokens`, others on `max_tokens`. Mistral refuses every
+    field that it does not know: it counts tokens unasked, and has its own name for the seed.
     """
 
     path = "/chat/completions"
 
-    def __init__(self, *, newer: bool, provider: str = "openai") -> None:
+    def __init__(self, *, newer: bool, mistral: bool = False, provider: str = "openai") -> None:
         self._max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = (
             "max_completion_tokens" if newer else "max_tokens"
         )
+        self._mistral = mistral
         self._provider = provider
 
     def encode(self, request: LLMRequest, *, stream: bool) -> dict[str, JsonValue]:
-        return encode_request(
+        body = encode_request(
             request,
             stream=stream,
             max_tokens_field=self._max_tokens_field,
             provider=self._provider,
         )
+        if self._mistral:
+            body.pop("stream_options", None)
+            if "seed" in body:
+                body["random_seed"] = body.pop("seed")
+        return body
 
     def decode(self, body: Any, request: LLMRequest, origin: Origin) -> Iterator[Chunk]:
         return decode_response(body, request, origin)
@@ -394,15 +302,6 @@ def _as_one_delta(choice: Mapping[str, Any]) -> dict[str, Any]:
     said = filter(None, map(as_mapping, as_list(message.get("tool_calls"))))
     calls = [{**call, "index": index} for index, call in enumerate(said)]
     return {**choice, "delta": {**message, "tool_calls": calls}}
-
-
-def complete(body: Any, request: LLMRequest, origin: Origin) -> LLMResponse:
-    """The response that a complete answer spells.
-
-    Raises:
-        LLMError: it is not an answer, or says that the call failed.
-    """
-    return accumulate(decode_response(body, request, origin))
 
 
 class StreamDecoder:
@@ -454,7 +353,9 @@ class StreamDecoder:
         if choice.get("error"):
             raise self._origin.refused(Refusal.parse(choice))
         self._answered = True
-        self._finish_reason = as_text(choice.get("finish_reason")) or self._finish_reason
+        # Gemini adds its own word: `content_filter: PROHIBITED_CONTENT`.
+        why = as_text(choice.get("finish_reason")).partition(":")[0]
+        self._finish_reason = why or self._finish_reason
         delta = as_mapping(choice.get("delta"))
         if content := as_text(delta.get(_REASONING_CONTENT)):
             self._thinks_aloud = True
@@ -462,6 +363,8 @@ class StreamDecoder:
         elif reasoning := as_text(delta.get("reasoning")):
             # Vendors have two names for one thing; some send both.
             yield ReasoningDelta(text=reasoning)
+        elif thoughts := _thoughts(delta.get("content")):
+            yield ReasoningDelta(text=thoughts)
         if details := delta.get("reasoning_details"):
             self._details.feed(details)
         refusal = as_text(delta.get("refusal"))
@@ -515,8 +418,9 @@ class StreamDecoder:
                 "answered without any choices",
                 fix="Try again, or try another model.",
             )
-        if self._finish_reason == "error":
-            raise self._origin.error(LLMErrorKind.SERVER, "failed in the middle of its answer")
+        if self._finish_reason in _BROKEN_OFF:
+            kind, what = _BROKEN_OFF[self._finish_reason]
+            raise self._origin.error(kind, what, fix="Try again.")
         if self._calls.nameless:
             raise nameless_call(self._origin)
 
@@ -526,14 +430,6 @@ class StreamDecoder:
         if self._refused:
             otherwise = FinishReason.CONTENT_FILTER
         return _FINISH_REASONS.get(self._finish_reason, otherwise)
-
-
-def nameless_call(origin: Origin) -> LLMError:
-    return origin.error(
-        LLMErrorKind.BAD_RESPONSE,
-        "called a tool without its name",
-        fix="Try again, or try another model.",
-    )
 
 
 def _is_filtered(results: Any) -> bool:
@@ -550,12 +446,15 @@ def decode_usage(usage: Any) -> Usage | None:
     usage = as_mapping(usage)
     input_tokens = as_count(usage.get("prompt_tokens"))
     output_tokens = as_count(usage.get("completion_tokens"))
+    total = as_count(usage.get("total_tokens"))
+    if output_tokens is None and "completion_tokens" not in usage and total is not None:
+        output_tokens = 0  # Gemini leaves it out while the model thinks.
     if input_tokens is None or output_tokens is None:
         return None
     read = as_mapping(usage.get("prompt_tokens_details"))
     written = as_mapping(usage.get("completion_tokens_details"))
     # Gemini and Grok leave the reasoning out of completion_tokens, but count it in the total.
-    output_tokens = max(output_tokens, (as_count(usage.get("total_tokens")) or 0) - input_tokens)
+    output_tokens = max(output_tokens, (total or 0) - input_tokens)
     return Usage(
         input_tokens=input_tokens,
         output_tokens=output_tokens,
@@ -569,12 +468,9 @@ def decode_usage(usage: Any) -> Usage | None:
     )
 
 
-def id_prefix(request: LLMRequest) -> str:
-    """Names calls that came without an id: the same for the same request, new for the next."""
-    digest = hashlib.sha256()
-    for message in request.messages:
-        digest.update(message.model_dump_json().encode())
-    return f"call_{digest.hexdigest()[:12]}_"
+def _thoughts(content: Any) -> str:
+    """What Mistral's models think: parts of the text, each with parts of its own."""
+    return "".join(_content(as_mapping(part).get("thinking")) for part in as_list(content))
 
 
 def _content(value: Any) -> str:

@@ -7,6 +7,7 @@ import asyncio
 import json
 import re
 from base64 import b64encode
+from codecs import BOM_UTF8
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from importlib import import_module
@@ -257,8 +258,12 @@ def parse_address(base_url: str, variable: str) -> tuple[str, int]:
     """
     try:
         url = urlsplit(base_url)
-        if url.scheme in ("http", "https") and url.hostname and "@" not in url.netloc:
-            return url.hostname, url.port or (443 if url.scheme == "https" else 80)
+        host = url.hostname or ""
+        # No part of its name may be empty, or longer than this.
+        is_host = all(0 < len(part) < 64 for part in host.rstrip(".").split("."))
+        is_plain = base_url.isprintable() and not set("@ ") & set(url.netloc)
+        if url.scheme in ("http", "https") and is_host and is_plain:
+            return host, url.port or (443 if url.scheme == "https" else 80)
     except ValueError:
         pass
     raise ConfigurationError(
@@ -312,12 +317,13 @@ def encode_content(
         elif isinstance(part, File):
             item = encode_file(part) if message.role == "user" else None
             if item is None:
-                raise _unsendable(part, message.role, origin)
+                raise unsendable(part, message.role, origin)
             items.append(item)
     return items
 
 
-def _unsendable(part: File, role: str, origin: Origin) -> LLMError:
+def unsendable(part: File, role: str, origin: Origin) -> LLMError:
+    """Of a file that the API has no form for, in a message of this role."""
     what = f"{part.media_type} {part.name!r}" if part.name else part.media_type
     form = "the bytes of a file" if isinstance(part, BlobPart) else "the address of a file"
     return origin.error(
@@ -350,6 +356,14 @@ def as_mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def read_object(text: str) -> dict[str, Any]:
+    """The JSON object that a text spells; an empty one if it spells anything else."""
+    try:
+        return dict(as_mapping(from_json(text)))
+    except ValueError:
+        return {}
+
+
 def as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
@@ -375,7 +389,7 @@ async def _beginning(reply: Reply) -> bytes:
     """The first bytes of the body, without blanks before them; none if it is empty."""
     begin = b""
     while not begin and (piece := await reply.read_piece()):
-        begin = piece.lstrip()
+        begin = piece.removeprefix(BOM_UTF8).lstrip()
     return begin
 
 
@@ -387,7 +401,9 @@ async def _events(
     try:
         while piece:
             for event in reader.feed(piece):
-                yield event
+                # Some servers keep the connection alive with events of nothing.
+                if event:
+                    yield event
             piece = await reply.read_piece()
     except EventTooLargeError as cause:
         raise origin.error(LLMErrorKind.BAD_RESPONSE, f"sent {cause}") from cause
@@ -400,7 +416,7 @@ async def _events(
 
 
 async def _read_json(reply: Reply, origin: Origin, begin: bytes = b"") -> Any:
-    text = (begin + await reply.read(_MAX_BODY_BYTES)).decode("utf-8", "replace")
+    text = (begin + await reply.read(_MAX_BODY_BYTES)).decode("utf-8-sig", "replace")
     if text.lstrip().startswith("<"):
         raise origin.error(LLMErrorKind.BAD_RESPONSE, "answered with a web page")
     return parse_json(text, origin)

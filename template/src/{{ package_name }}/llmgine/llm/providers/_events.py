@@ -14,7 +14,8 @@ class EventReader:
     """Yields the data of each event as soon as its last byte is there.
 
     Lenient where servers are: a space after `data:` may be missing, an event may end with the
-    stream. An unfinished line at the end of the stream is dropped; it was cut.
+    stream. An unfinished line at the end of the stream is dropped; it was cut. llama.cpp of 2025
+    tells an error in a field of that name, which becomes the data `{"error": ...}`.
 
     Source: https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream
     """
@@ -61,8 +62,9 @@ class EventReader:
 
     def _take(self, line: bytes) -> None:
         name, _, value = line.partition(b":")
-        if name == b"data":
-            self._data.append(value.removeprefix(b" "))
+        if name in (b"data", b"error"):
+            value = value.removeprefix(b" ")
+            self._data.append(value if name == b"data" else b'{"error": %b}' % value)
             self._data_bytes += len(value)
             self._check(self._data_bytes)
 

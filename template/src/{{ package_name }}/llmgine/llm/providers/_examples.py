@@ -14,7 +14,7 @@ from uuid import UUID
 from pydantic import JsonValue
 
 from ._json_schema import UNCHECKED, Schema, fits, identity, limit, schemas_of, type_of, variants
-from ._patterns import PatternError, example
+from ._patterns import example
 
 _SHALLOW = 3
 _DEEPEST = 24
@@ -43,7 +43,11 @@ def make_value(schema: Schema, random: Random) -> JsonValue:
     Raises:
         CannotMakeError: none was found, or the schema is not understood.
     """
-    return _Maker(schema, random).make(schema, "", 0)
+    try:
+        return _Maker(schema, random).make(schema, "", 0)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as cause:
+        # A tool server may send what is no schema at all.
+        raise CannotMakeError("", f"is not understood: {cause}") from cause
 
 
 class CannotMakeError(Exception):
@@ -158,7 +162,7 @@ class _Maker:
         try:
             for more in (2, 2, 0, 8, 32, 128, 512):
                 yield example(pattern, self._random, more=more)
-        except (PatternError, RecursionError) as cause:
+        except (ValueError, RecursionError) as cause:
             raise CannotMakeError(at, f"has the pattern {pattern!r}: {cause}") from cause
 
     def _array(self, kind: Schema, at: str, depth: int) -> JsonValue:

@@ -31,13 +31,27 @@ _KIND_OF_STATUS = {
 _KIND_OF_WORDS = (
     (
         LLMErrorKind.CONTEXT_LENGTH,
-        r"context.?(length|window|size)|maximum context|prompt is too long|too many tokens",
+        (
+            r"context.?(length|window|size|limit)|maximum (context|model length|prompt length)"
+            r"|(prompt|input) is too long|too many tokens|token count.{0,40}exceeds"
+        ),
     ),
     (
         LLMErrorKind.CONTENT_FILTER,
-        r"content.?(filter|management)|policy|safety (system|filter)|moderation|flagged",
+        (
+            r"content.?(filter|management|policy)|usage polic|(ai|bio_)policy|moderation|flagged"
+            r"|safety (system|filter)|violat\w* .{0,40}(polic|guideline)"
+        ),
     ),
-    (LLMErrorKind.AUTHENTICATION, r"credit balance is too low"),
+)
+# Some say it with 429, but waiting does not help. Gemini's "quota" is that of a minute.
+_UNPAID = re.compile(
+    r"insufficient.?(quota|balance|credit|funds)|credit balance|available credits"
+    r"|spending limit|billing_(hard_limit|not_active)"
+)
+_WAIT = re.compile(
+    r"(?:try again|retry) (?:in|after) (?:(\d{1,4})h)?(?:(\d{1,4})m(?!s))?"
+    r"(?:(\d{1,9}(?:\.\d+)?) ?(m?s))?"
 )
 _KIND_OF_TYPE = (
     (LLMErrorKind.RATE_LIMIT, r"rate.?limit|quota|too.?many.?requests"),
@@ -65,15 +79,26 @@ class Refusal:
         if not isinstance(body, dict):
             return cls("" if body is None else str(body)[:_READ_CHARS], status=status)
         message = body.get("message") or body.get("detail") or ""
+        metadata = body.get("metadata")
+        if isinstance(metadata, dict) and metadata.get("raw"):
+            # OpenRouter's message says no more than that a provider failed.
+            message = f"{message}: {metadata['raw']}"
         codes = [str(body[name])[:100] for name in ("code", "type") if body.get(name) is not None]
         if status in (None, 200):
             status = next((int(c) for c in codes if re.fullmatch(r"[45]\d\d", c)), None)
         return cls(str(message)[:_READ_CHARS], " ".join(codes), status)
 
     @property
+    def is_unpaid(self) -> bool:
+        """Whether the account has nothing left to pay with."""
+        return self.status == 402 or bool(_UNPAID.search(f"{self.code} {self.message}".lower()))
+
+    @property
     def kind(self) -> LLMErrorKind:
         words = f"{self.code} {self.message}".lower()
         if self.status is None or 400 <= self.status < 500:
+            if self.is_unpaid:
+                return LLMErrorKind.AUTHENTICATION
             for kind, pattern in _KIND_OF_WORDS:
                 if self.status != 429 and re.search(pattern, words):
                     return kind
@@ -131,16 +156,17 @@ class Origin:
         """The error for a refusal that the server put into words; `kind` where it is known."""
         kind = kind or refusal.kind
         retry_after_s = parse_retry_after(headers or {})
+        if retry_after_s is None and kind is LLMErrorKind.RATE_LIMIT:
+            retry_after_s = _wait_in_words(refusal.message)
         what = _WHAT_HAPPENED[kind]
         fix = self.fixes.get(kind, "")
-        if kind is LLMErrorKind.RATE_LIMIT and "quota" in f"{refusal.code} {refusal.message}":
-            what, fix = "has no quota left for this account", "Check its plan and billing."
+        if kind is LLMErrorKind.AUTHENTICATION and refusal.is_unpaid:
+            what = "refuses: the account has no credit left"
+            fix = "Check its plan and billing."
         elif kind is LLMErrorKind.BAD_REQUEST and _is_unknown_model(refusal):
             what, fix = "is not known there", f"Check the model's name, {self.model!r}."
         elif refusal.status == 404:
             what, fix = "has no such address", self.fixes.get(LLMErrorKind.BAD_RESPONSE, "")
-        elif refusal.status == 402 or "credit balance" in refusal.message:
-            what, fix = "refuses: the account has no credit left", "Check its billing."
         elif retry_after_s is not None:
             fix = f"Try again in {retry_after_s:g} s."
         if refusal.status is not None:
@@ -189,6 +215,15 @@ def _is_unknown_model(refusal: Refusal) -> bool:
     words = f"{refusal.code} {refusal.message}".lower()
     missing = "not found" in words or "not_found" in words or "does not exist" in words
     return "model" in words and missing
+
+
+def _wait_in_words(message: str) -> float | None:
+    """Seconds to wait, where OpenAI, Azure, Groq and Gemini say it in the message alone."""
+    said = _WAIT.search(message.lower())
+    if said is None or not any(said.groups()):
+        return None
+    hours, minutes, rest, unit = said.groups(default="0")
+    return 3600.0 * int(hours) + 60.0 * int(minutes) + float(rest) / (1000 if unit == "ms" else 1)
 
 
 def parse_retry_after(headers: Mapping[str, str]) -> float | None:

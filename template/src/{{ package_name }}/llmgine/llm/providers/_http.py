@@ -18,6 +18,7 @@ from ._failures import Origin
 
 _DRAIN_S = 0.25
 _LARGE_BYTES = 2**20
+_MAX_HEADER_BYTES = 2**16
 _FAILURES = (aiohttp.ClientError, OSError)  # TimeoutError is an OSError.
 
 
@@ -54,6 +55,8 @@ class HttpServer:
         Raises:
             LLMError: the server cannot be reached, or is too slow.
         """
+        if self._proxy is not None and self._proxy.scheme not in ("http", "https"):
+            raise _of_proxy(self._proxy, "is no HTTP proxy", origin)
         limits = _Limits(total_s, silence_s)
         timeout = aiohttp.ClientTimeout(total=total_s, connect=silence_s, sock_read=silence_s)
         try:
@@ -67,7 +70,7 @@ class HttpServer:
                 allow_redirects=False,
             )
         except _FAILURES as error:
-            raise _explained(error, origin, limits) from _shown(error)
+            raise _explained(error, origin, limits, self._proxy) from _shown(error)
         try:
             yield HttpReply(response, origin, limits)
         finally:
@@ -78,9 +81,12 @@ class HttpServer:
         session = self._sessions.get(loop)
         if session is None:
             # How many calls run at once is the caller's decision, not the pool's.
-            connector = aiohttp.TCPConnector(limit=0)
+            # Uvicorn and Node close what was idle for 5 s. A call that meets the end would fail.
+            connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=4)
             session = aiohttp.ClientSession(
-                connector=connector, cookie_jar=aiohttp.DummyCookieJar()
+                connector=connector,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                max_field_size=_MAX_HEADER_BYTES,
             )
             self._sessions[loop] = session
         return session
@@ -127,10 +133,16 @@ class HttpReply:
                 await self._response.content.readany()
 
 
-def _explained(error: Exception, origin: Origin, limits: _Limits) -> LLMError:
+def _explained(
+    error: Exception, origin: Origin, limits: _Limits, proxy: URL | None = None
+) -> LLMError:
     """Says whatever went wrong between here and the server."""
     kind, fix = LLMErrorKind.NETWORK, None
     match error:
+        case aiohttp.ClientHttpProxyError() if proxy:
+            return _of_proxy(proxy, f"refuses (HTTP {error.status})", origin)
+        case aiohttp.ClientProxyConnectionError() if proxy:
+            return _of_proxy(proxy, f"cannot be reached ({_reason(error.os_error)})", origin)
         case aiohttp.ConnectionTimeoutError():
             what = f"gave no connection within {limits.silence_s:g} s"
         case aiohttp.SocketTimeoutError():
@@ -150,6 +162,15 @@ def _explained(error: Exception, origin: Origin, limits: _Limits) -> LLMError:
     return origin.error(kind, what, fix=fix)
 
 
+def _of_proxy(proxy: URL, what: str, origin: Origin) -> LLMError:
+    shown = f"{proxy.scheme}://{proxy.host}:{proxy.port}" if proxy.host else "(unreadable)"
+    return origin.error(
+        LLMErrorKind.NETWORK,
+        f"was not reached: the environment's proxy {shown} {what}",
+        fix="Check HTTPS_PROXY, HTTP_PROXY and ALL_PROXY, or name the server in NO_PROXY.",
+    )
+
+
 def _shown(error: Exception) -> Exception | None:
     """The error as a cause; not one that carries the request's headers, and so the key."""
     return None if isinstance(error, aiohttp.ClientResponseError) else error
@@ -161,9 +182,16 @@ def _reason(error: OSError) -> str:
     return (error.strerror or str(error) or type(error).__name__).lower()
 
 
-def _proxy_for(url: URL) -> str | None:
+def _proxy_for(url: URL) -> URL | None:
     """The environment's proxy for this address, as other HTTP clients choose it."""
     host = url.host or ""
-    if host == "localhost" or host.startswith("127.") or proxy_bypass(host):
+    if host in ("localhost", "::1") or host.startswith("127.") or proxy_bypass(host):
         return None
-    return getproxies().get(url.scheme)
+    proxies = getproxies()
+    proxy = proxies.get(url.scheme) or proxies.get("all")
+    if not proxy:
+        return None
+    try:
+        return URL(proxy if "://" in proxy else f"http://{proxy}")
+    except ValueError:
+        return URL()  # Is no HTTP proxy: each call says so.

@@ -17,11 +17,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pydantic import BaseModel, JsonValue
-from pydantic_core import from_json
 
 from ...contracts import ChatMessage, Chunk, LLMRequest, ReasoningDelta, ReasoningPart
+from ...errors import LLMErrorKind
 from ._chat_completions import StreamDecoder, decode_response, encode_request
-from ._direct import as_list, as_mapping, as_text
+from ._direct import as_list, as_mapping, as_text, read_object
 from ._failures import Origin
 
 _NAME = "litellm"
@@ -42,16 +42,9 @@ def _encode_thoughts(message: ChatMessage, vendor: str) -> Iterator[JsonValue]:
     for part in message.parts:
         if isinstance(part, ReasoningPart) and part.signed_by == _NAME:
             # It may also be a signature of Chat Completions' own, which is no object.
-            signature = _parse(part.signature or "")
+            signature = read_object(part.signature or "")
             if signature.pop("vendor", None) == vendor:
                 yield signature if "data" in signature else {**signature, "thinking": part.text}
-
-
-def _parse(signature: str) -> dict[str, JsonValue]:
-    try:
-        return dict(as_mapping(from_json(signature)))
-    except ValueError:
-        return {}
 
 
 def decode(answer: Any, request: LLMRequest, origin: Origin) -> Iterator[Chunk]:
@@ -75,6 +68,8 @@ class Decoder:
     def __init__(self, request: LLMRequest, origin: Origin) -> None:
         self._decoder = StreamDecoder(request, origin)
         self._vendor = _vendor(request)
+        self._origin = origin
+        self._heard = False
         self.cost: float | None = None
 
     def feed(self, piece: Any, pieces: Any) -> Iterator[Chunk]:
@@ -86,15 +81,26 @@ class Decoder:
         body = _body(piece)
         if usage := body.get("usage"):
             if _is_said(pieces):
+                self._heard = True
                 self.cost = usage.get("cost") or self.cost
             else:
                 body["usage"] = None
+        chunks: list[Chunk] = []
         for choice in body["choices"][:1]:
-            yield from _decode_thoughts(choice.get("delta", {}), self._vendor)
-        yield from self._decoder.feed(body)
+            chunks += _decode_thoughts(choice.get("delta", {}), self._vendor)
+        chunks += self._decoder.feed(body)
+        self._heard = self._heard or bool(chunks)
+        yield from chunks
 
-    def end(self) -> Iterator[Chunk]:
-        """Raises: LLMError: the stream was cut, or held no answer."""
+    def end(self, pieces: Any) -> Iterator[Chunk]:
+        """The end of the stream `pieces`.
+
+        Raises:
+            LLMError: it was cut, or held no answer.
+        """
+        # litellm makes up an end for a stream without an answer in it, such as a web page.
+        if not self._heard and getattr(pieces, "received_finish_reason", "") is None:
+            raise self._origin.error(LLMErrorKind.BAD_RESPONSE, "answered without any content")
         return self._decoder.end(said_done=False)
 
 

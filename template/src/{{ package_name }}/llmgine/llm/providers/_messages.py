@@ -13,14 +13,12 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import JsonValue
-from pydantic_core import from_json
 
 from ...contracts import (
     BlobPart,
@@ -41,11 +39,18 @@ from ...contracts import (
     UriPart,
     Usage,
 )
-from ...errors import LLMError, LLMErrorKind
+from ...errors import LLMErrorKind
 from ..schema import strict
-from ._chat_completions import id_prefix, nameless_call
-from ._direct import File, as_count, as_mapping, as_text, is_fetched, merged
+from ._direct import File, as_count, as_mapping, as_text, is_fetched, merged, unsendable
 from ._failures import Origin, Refusal
+from ._tool_calls import (
+    arguments_text,
+    encode_arguments,
+    encode_name,
+    encode_schema,
+    id_prefix,
+    nameless_call,
+)
 
 NAME = "anthropic"
 DEFAULT_MAX_TOKENS = 16_384
@@ -125,8 +130,11 @@ def _encode_prefix(request: LLMRequest) -> dict[str, JsonValue]:
 
 
 def _encode_tool(tool: ToolSpec) -> _Block:
-    schema: _Block = {"type": "object", **tool.parameters}
-    return {"name": tool.name, "description": tool.description, "input_schema": schema}
+    return {
+        "name": tool.name,
+        "description": tool.description,
+        "input_schema": encode_schema(tool),
+    }
 
 
 def _encode_messages(request: LLMRequest) -> list[JsonValue]:
@@ -174,7 +182,7 @@ def _encode_parts(message: ChatMessage, origin: Origin) -> Iterator[_Block]:
             case BlobPart() | UriPart():
                 source = _encode_source(part) if message.role in ("user", "tool") else None
                 if source is None:
-                    raise _unsendable(part, message.role, origin)
+                    raise unsendable(part, message.role, origin)
                 yield _encode_file(part, source)
 
 
@@ -188,8 +196,8 @@ def _encode_call(call: ToolCall) -> _Block:
     return {
         "type": "tool_use",
         "id": _encode_id(call.id),
-        "name": re.sub(r"[^a-zA-Z0-9_-]", "_", call.name)[:128] or "_",
-        "input": _encode_arguments(call.arguments),
+        "name": encode_name(call),
+        "input": encode_arguments(call),
     }
 
 
@@ -198,16 +206,6 @@ def _encode_id(id_: str) -> str:
     if re.fullmatch(r"[a-zA-Z0-9_-]+", id_):
         return id_
     return f"toolu_{hashlib.sha256(id_.encode(errors='replace')).hexdigest()[:24]}"
-
-
-def _encode_arguments(arguments: str) -> _Block:
-    """The object that the model wrote, or, if it wrote none, one that quotes what it wrote."""
-    try:
-        value = from_json(arguments or "{}")
-        json.dumps(value, allow_nan=False)
-    except ValueError:
-        value = None
-    return value if isinstance(value, dict) else {"invalid_json": arguments}
 
 
 def _encode_result(result: ToolResult) -> _Block:
@@ -226,6 +224,8 @@ def _encode_source(part: File) -> _Block | None:
     match part:
         case UriPart() if not is_fetched(part):
             return {"type": "file", "file_id": part.uri}
+        case UriPart() if is_known and part.uri[:5].lower() == "data:":
+            return _encode_data_url(part.uri, media_type)
         case UriPart() if is_known:
             return {"type": "url", "url": part.uri}
         case BlobPart() if is_known:
@@ -237,6 +237,14 @@ def _encode_source(part: File) -> _Block | None:
     return None
 
 
+def _encode_data_url(url: str, media_type: str) -> _Block | None:
+    """The API takes addresses of the web alone."""
+    head, _, data = url.partition(",")
+    if not head.lower().endswith(";base64"):
+        return None
+    return {"type": "base64", "media_type": media_type, "data": data}
+
+
 def _encode_file(part: File, source: _Block) -> _Block:
     if _media_type(part).startswith("image/"):
         return {"type": "image", "source": source}
@@ -245,14 +253,6 @@ def _encode_file(part: File, source: _Block) -> _Block:
 
 def _media_type(part: File) -> str:
     return part.media_type.partition(";")[0].strip().lower()
-
-
-def _unsendable(part: File, role: str, origin: Origin) -> LLMError:
-    return origin.error(
-        LLMErrorKind.BAD_REQUEST,
-        f"was not asked: it takes no {part.media_type!r} file in this form from role {role!r}",
-        fix="Send images, PDFs and texts in a user's message; a text by its content.",
-    )
 
 
 _FINISH_REASONS = {
@@ -412,7 +412,7 @@ class MessagesDecoder:
                     yield from _signed(_REDACTED + data)
             case "tool_use":
                 self._calls += 1
-                self._silent[begun.call] = _SilentCall(_decode_input(block.get("input")))
+                self._silent[begun.call] = _SilentCall(arguments_text(block.get("input")))
                 if not (name := as_text(block.get("name"))):
                     raise nameless_call(self._origin)
                 id_ = self._new_id(as_text(block.get("id")), begun.call)
@@ -488,10 +488,3 @@ def _thought(text: Any) -> Iterator[Chunk]:
 def _signed(signature: str) -> Iterator[Chunk]:
     if signature:
         yield ReasoningDelta(text="", signature=signature, signed_by=NAME)
-
-
-def _decode_input(value: Any) -> str:
-    """The arguments of a call as JSON text; none where it has none."""
-    if value is None or isinstance(value, str):
-        return value or ""
-    return json.dumps(value, ensure_ascii=False)

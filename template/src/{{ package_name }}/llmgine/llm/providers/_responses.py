@@ -14,12 +14,11 @@ Source: https://platform.openai.com/docs/api-reference/responses
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from typing import Any
 
 from pydantic import JsonValue
-from pydantic_core import from_json
 
 from ...contracts import (
     ChatMessage,
@@ -38,7 +37,7 @@ from ...contracts import (
     Usage,
 )
 from ...errors import LLMErrorKind
-from ._chat_completions import arguments_text, encode_output, id_prefix, nameless_call
+from ._chat_completions import encode_output
 from ._direct import (
     File,
     as_count,
@@ -51,16 +50,28 @@ from ._direct import (
     is_document,
     is_fetched,
     merged,
+    read_object,
 )
 from ._failures import Origin, Refusal
+from ._tool_calls import (
+    arguments_text,
+    encode_name,
+    encode_schema,
+    id_prefix,
+    nameless_call,
+    spell_arguments,
+)
 
 _BETWEEN_THOUGHTS = "\n\n"
+_THINKS = re.compile(r"(^|[^a-z])(o[1-9]|gpt-([5-9]|\d\d)(?!.*-chat)|codex)", re.IGNORECASE)
+"""OpenAI's models that think; the others refuse to be asked for what they thought."""
 
 
 class Responses:
     """The format, as `provider` speaks it.
 
-    Servers that `encrypt` their reasoning are asked for it; others may not know the question.
+    Servers that `encrypt` what their models think are asked for it; others may not know the
+    question.
     """
 
     path = "/responses"
@@ -90,7 +101,7 @@ class Responses:
         for message in request.messages:
             items += _encode_message(message, origin)
         body: dict[str, JsonValue] = {"model": request.model, "input": items, "store": False}
-        if self._encrypt:
+        if self._encrypt and _THINKS.search(request.model):
             body["include"] = ["reasoning.encrypted_content"]
         optional: dict[str, JsonValue] = {
             "tools": [
@@ -98,7 +109,7 @@ class Responses:
                     "type": "function",
                     "name": tool.name,
                     "description": tool.description,
-                    "parameters": tool.parameters,
+                    "parameters": encode_schema(tool),
                     "strict": False,
                 }
                 for tool in request.tools
@@ -149,19 +160,25 @@ def _encode_message(message: ChatMessage, origin: Origin) -> Iterator[JsonValue]
         if content or not message.tool_results:
             yield {"type": "message", "role": message.role, "content": content}
         return
+    thoughts: list[JsonValue] = []
     for part in message.parts:
         match part:
             case TextPart(text=text) if text:
+                yield from thoughts
+                thoughts.clear()
                 yield {"type": "message", "role": "assistant", "content": text}
             case ReasoningPart(signature=str(signature), signed_by=origin.provider):
-                if item := _reasoning_item(signature):
-                    yield item
+                # Without what it led to, because the answer was cut off, it may be refused.
+                if item := read_object(signature):
+                    thoughts.append(item)
             case ToolCall():
+                yield from thoughts
+                thoughts.clear()
                 yield {
                     "type": "function_call",
                     "call_id": part.id,
-                    "name": part.name,
-                    "arguments": part.arguments,
+                    "name": encode_name(part),
+                    "arguments": spell_arguments(part),
                 }
 
 
@@ -438,14 +455,6 @@ def _signature(item: Mapping[str, Any]) -> str | None:
         return None
     kept = {name: value for name, value in item.items() if name != "status" and value is not None}
     return json.dumps({"summary": [], **kept}, sort_keys=True)
-
-
-def _reasoning_item(signature: str) -> dict[str, JsonValue]:
-    with suppress(ValueError):
-        item = from_json(signature)
-        if isinstance(item, dict):
-            return item
-    return {}
 
 
 def _decode_usage(usage: Any) -> Usage | None:

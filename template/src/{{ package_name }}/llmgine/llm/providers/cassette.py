@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 import os
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import aclosing
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self, TypeAlias
@@ -21,7 +21,7 @@ from pydantic import JsonValue
 from ...contracts import Accumulator, Chunk, LLMRequest, LLMResponse, accumulate
 from ...errors import CassetteError, ConfigurationError, LLMError
 from ...observability import Redactor
-from ..provider import Capabilities, Capable, Provider
+from ..provider import Capabilities, Capable, Provider, closing_stream
 from ._recordings import (
     VERSION,
     Failure,
@@ -225,7 +225,7 @@ class CassetteProvider:
         answer = Accumulator()
         chunks: list[Chunk] = []
         try:
-            async with _closing(self._provider().stream(request)) as arriving:
+            async with closing_stream(self._provider().stream(request)) as arriving:
                 async for chunk in arriving:
                     answer.add(chunk)
                     chunks.append(chunk)
@@ -313,12 +313,3 @@ def _excerpt(text: str, at: int) -> str:
     start = max(0, at - 20)
     before, after = "…" * (start > 0), "…" * (len(text) > start + 60)
     return f"{before}{text[start : start + 60]}{after}"
-
-
-@asynccontextmanager
-async def _closing(chunks: AsyncIterator[Chunk]) -> AsyncIterator[AsyncIterator[Chunk]]:
-    try:
-        yield chunks
-    finally:
-        if isinstance(chunks, AsyncGenerator):
-            await chunks.aclose()

@@ -26,8 +26,16 @@ _FIXES = GENERAL_FIXES | {
     LLMErrorKind.NETWORK: "Check the connection, and the vendor's address if you set one.",
 }
 _SECRET_NAME = re.compile(r"key|token|secret|password|credential", re.IGNORECASE)
-_PREFIX = re.compile(r"^(?:(?:litellm\.)?\w*(?:Error|Timeout): )*(?:\w+Exception - )?")
-
+_PREFIX = re.compile(r"^(?:(?:litellm\.)?\w*(?:Error|Timeout): )*(?:\w+(?:Exception|Error) - )?")
+_SUFFIX = re.compile(r"\s*(?:Traceback \(most recent call last\):.*|Handle with `.*)$", re.DOTALL)
+_NONSENSE = re.compile(
+    # What Python's own JSON says, and where litellm stumbled over an answer.
+    r"line \d+ column \d+ \(char \d+\)|invalid response from LLM endpoint"
+    r"|Stream ended before a finish_reason"
+    r"|^(?:Attribute|Index|Key|Type)Error: ",
+    re.MULTILINE,
+)
+"""Of an answer that is none; litellm tells it as a failed server or connection."""
 
 # Vendors that answer nobody without a key, and the variables that litellm takes it from.
 _KEYS = {
@@ -90,7 +98,7 @@ class LiteLLMProvider:
         """
         vendor = model.partition("/")[0]
         known = () if self._router else _KEYS.get(vendor, ())
-        if known and not any(os.environ.get(key) or self._environment.get(key) for key in known):
+        if known and not self._is_set(*known):
             raise MissingKeyError(
                 f"{vendor!r} needs a key. Set {known[0]} in the environment or in .env."
             )
@@ -130,7 +138,7 @@ class LiteLLMProvider:
                         yield chunk
             finally:
                 await pieces.aclose()
-            for chunk in decoder.end():
+            for chunk in decoder.end(pieces):
                 if isinstance(chunk, StreamEnd):
                     chunk = chunk.model_copy(update={"cost": _money(decoder.cost)})
                 yield chunk
@@ -150,6 +158,9 @@ class LiteLLMProvider:
             self._secrets = (*_secrets(os.environ), *_secrets_of(self._router))
         return self._litellm
 
+    def _is_set(self, *names: str) -> bool:
+        return any(os.environ.get(name) or self._environment.get(name) for name in names)
+
     @property
     def _ask(self) -> Any:
         return (self._router or self._litellm).acompletion
@@ -162,7 +173,12 @@ class LiteLLMProvider:
             # Else a request with tools imports the package `mcp`, which litellm does not depend on.
             "_skip_mcp_handler": True,
         }
-        return arguments if self._router else arguments | {"num_retries": 0, "max_retries": 0}
+        if self._router:
+            return arguments
+        if request.model.startswith("openai/") and not self._is_set("OPENAI_API_KEY"):
+            # litellm insists on one; a server of the user's own may need none.
+            arguments["api_key"] = "none"
+        return arguments | {"num_retries": 0, "max_retries": 0}
 
     def _origin(self, request: LLMRequest) -> Origin:
         return Origin(self.name, request.model, fixes=_FIXES, secrets=self._secrets)
@@ -226,13 +242,15 @@ def _refused_by_value(error: ValueError, origin: Origin) -> LLMError:
 def _failed(error: Any, origin: Origin, exceptions: Any) -> LLMError:
     while isinstance(error, exceptions.MidStreamFallbackError) and error.original_exception:
         error = error.original_exception
-    message = _PREFIX.sub("", str(error))
+    message = _SUFFIX.sub("", _PREFIX.sub("", str(error)))
     status = getattr(error, "status_code", None)
     kind = None
     if isinstance(error, exceptions.ContextWindowExceededError):
         kind = LLMErrorKind.CONTEXT_LENGTH
     elif isinstance(error, exceptions.ContentPolicyViolationError):
         kind = LLMErrorKind.CONTENT_FILTER
+    elif status in (None, 500) and _NONSENSE.search(str(error)):
+        kind, status = LLMErrorKind.BAD_RESPONSE, None
     elif _is_connection(error, message, exceptions):
         # litellm gives these a status that no server sent.
         status = None
@@ -244,7 +262,7 @@ def _failed(error: Any, origin: Origin, exceptions: Any) -> LLMError:
 
 def _is_connection(error: Any, message: str, exceptions: Any) -> bool:
     kinds = (exceptions.APIConnectionError, exceptions.Timeout)
-    return isinstance(error, kinds) or "Connection error" in message
+    return isinstance(error, kinds) or bool(re.search("Connection error|disconnected", message))
 
 
 def _money(cost: Any) -> Money | None:

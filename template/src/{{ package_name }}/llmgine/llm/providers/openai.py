@@ -13,6 +13,8 @@ from ._direct import DirectProvider, WireFormat, check_key
 from ._responses import Responses
 
 DEFAULT_BASE_URL = "https://api.openai.com/v1"
+_AZURE = (".azure.com", ".azure.us", ".azure.cn")
+_OPENAI = (".openai.com", *_AZURE)
 
 
 class OpenAIProvider(DirectProvider):
@@ -42,7 +44,7 @@ class OpenAIProvider(DirectProvider):
         base_url = (base_url or DEFAULT_BASE_URL).strip()
         key = check_key(api_key, "OPENAI_API_KEY")
         super().__init__(
-            self._speak(theirs=_is_at(base_url, ".openai.com", ".azure.com")),
+            self._speak(base_url),
             base_url=base_url,
             base_url_variable="OPENAI_BASE_URL",
             headers=_headers(key, base_url),
@@ -64,30 +66,34 @@ class OpenAIProvider(DirectProvider):
                 "OPENAI_BASE_URL to a server that needs none."
             )
 
-    def _speak(self, *, theirs: bool) -> WireFormat:
-        """The API's format; `theirs`: as OpenAI and Azure want it."""
-        return ChatCompletions(newer=theirs, provider=self.name)
+    def _speak(self, base_url: str) -> WireFormat:
+        """The API's format, as the server there wants it."""
+        return ChatCompletions(
+            newer=_is_at(base_url, *_OPENAI),
+            mistral=_is_at(base_url, ".mistral.ai"),
+            provider=self.name,
+        )
 
 
 class OpenAIResponsesProvider(OpenAIProvider):
     """Calls `{base_url}/responses`; all else is as with `OpenAIProvider`.
 
     The server stores nothing: what the model thought comes encrypted, and goes back with the next
-    request. `seed` is left out, and a request with `stop` is refused: this API has neither.
+    request. It is asked for where the model's name tells that it thinks; an Azure deployment of
+    another name needs `include` in `extra_body`. `seed` is left out, and a request with `stop` is
+    refused: this API has neither.
     """
 
     name = "openai-responses"
 
-    def _speak(self, *, theirs: bool) -> WireFormat:
-        return Responses(encrypt=theirs, provider=self.name)
+    def _speak(self, base_url: str) -> WireFormat:
+        return Responses(encrypt=_is_at(base_url, *_OPENAI), provider=self.name)
 
 
 def _headers(key: str, base_url: str) -> dict[str, str]:
     if not key:
         return {}
-    return (
-        {"api-key": key} if _is_at(base_url, ".azure.com") else {"Authorization": f"Bearer {key}"}
-    )
+    return {"api-key": key} if _is_at(base_url, *_AZURE) else {"Authorization": f"Bearer {key}"}
 
 
 def _is_at(base_url: str, *domains: str) -> bool:
