@@ -1,9 +1,11 @@
 """The manager reserves what a call may cost, and books what it took."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from decimal import Decimal
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 
@@ -24,11 +26,24 @@ def route(*targets: Target, **fields: object) -> dict[str, Route]:
     return {"fast": Route(targets, **fields)}
 
 
-def ledger(stage_prices: PriceTable, **caps: Cap) -> Ledger:
-    return Ledger(None, Budget(**caps), stage_prices)
+class MakeLedger(Protocol):
+    def __call__(self, prices: PriceTable, **caps: Cap) -> Ledger: ...
 
 
-async def test_a_call_is_reserved_before_and_settled_after() -> None:
+@pytest.fixture
+async def ledger() -> AsyncIterator[MakeLedger]:
+    made: list[Ledger] = []
+
+    def make(prices: PriceTable, **caps: Cap) -> Ledger:
+        made.append(Ledger(None, Budget(**caps), prices))
+        return made[-1]
+
+    yield make
+    for one in made:
+        await one.aclose()
+
+
+async def test_a_call_is_reserved_before_and_settled_after(ledger: MakeLedger) -> None:
     book = ledger(PriceTable(), session=Cap(tokens=10_000))
     stage = Stage({"a": [fails(KIND.SERVER), Act(usage=USAGE)]}, ledger=book)
 
@@ -38,7 +53,7 @@ async def test_a_call_is_reserved_before_and_settled_after() -> None:
     assert (balance.calls, balance.spent_tokens, balance.open_calls) == (1, 1100, 0)
 
 
-async def test_what_the_budget_does_not_allow_is_not_called() -> None:
+async def test_what_the_budget_does_not_allow_is_not_called(ledger: MakeLedger) -> None:
     stage = Stage(
         {"a": [OK], "b": [OK]}, models=route(A, B), ledger=ledger(PriceTable(), call=Cap(tokens=10))
     )
@@ -50,7 +65,9 @@ async def test_what_the_budget_does_not_allow_is_not_called() -> None:
     assert "Not called: actors/a (budget), actors/b (budget)." in str(caught.value)
 
 
-async def test_a_target_within_the_budget_answers_instead(tmp_path: Path) -> None:
+async def test_a_target_within_the_budget_answers_instead(
+    ledger: MakeLedger, tmp_path: Path
+) -> None:
     prices = tmp_path / "prices.toml"
     prices.write_text('[prices."actors/b"]\ninput = 1\noutput = 1\n')
     slow = Target("actors/a", requests_per_minute=6)
@@ -68,7 +85,9 @@ async def test_a_target_within_the_budget_answers_instead(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("how", ["cancelled", "closed", "cut"])
-async def test_a_stream_that_ends_early_settles_what_had_arrived(how: str) -> None:
+async def test_a_stream_that_ends_early_settles_what_had_arrived(
+    ledger: MakeLedger, how: str
+) -> None:
     book = ledger(PriceTable(), session=Cap(tokens=10_000))
     words = "word " * 40
     acts = {"a": [fails(KIND.NETWORK, words) if how == "cut" else Act([words] * 9)]}
@@ -98,7 +117,7 @@ async def test_a_stream_that_ends_early_settles_what_had_arrived(how: str) -> No
 
 @pytest.mark.parametrize(("streaming", "least"), [(False, 500), (True, 1)])
 async def test_a_call_that_was_stopped_settles_what_its_model_may_have_said(
-    streaming: bool, least: int
+    ledger: MakeLedger, streaming: bool, least: int
 ) -> None:
     book = ledger(PriceTable(), session=Cap(tokens=10_000))
     stage = Stage({"a": [Act(gap_s=9)]}, ledger=book)
@@ -123,7 +142,7 @@ async def test_the_ledger_is_closed_with_the_manager(tmp_path: Path) -> None:
     await reopened.aclose()
 
 
-async def test_a_try_that_the_budget_refuses_is_left_to_the_next_call() -> None:
+async def test_a_try_that_the_budget_refuses_is_left_to_the_next_call(ledger: MakeLedger) -> None:
     stage = Stage(
         {"a": [fails(KIND.SERVER), OK]},
         models=route(A, breaker=Breaker(failures=1)),

@@ -56,9 +56,16 @@ def with_results(asked: LLMRequest, *calls: ToolCall) -> LLMRequest:
     return asked.model_copy(update={"messages": (*asked.messages, *said)})
 
 
+FORMATS = jsonschema.FormatChecker(["date", "email", "uuid", "ipv4", "ipv6", "regex"])
+
+
+@FORMATS.checks("date-time", raises=ValueError)
+def is_moment(value: object) -> bool:
+    return not isinstance(value, str) or bool(dt.datetime.fromisoformat(value))
+
+
 def check(schema: Any, value: Any) -> None:
-    checker = jsonschema.FormatChecker(["date", "email", "uuid", "ipv4", "ipv6", "regex"])
-    jsonschema.Draft202012Validator(schema, format_checker=checker).validate(value)
+    jsonschema.Draft202012Validator(schema, format_checker=FORMATS).validate(value)
 
 
 async def test_every_tool_is_called_once_and_then_the_model_speaks() -> None:

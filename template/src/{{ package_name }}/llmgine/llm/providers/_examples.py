@@ -81,7 +81,6 @@ class _Maker:
                 continue
             try:
                 for value in self._candidates(kind, at, depth):
-                    # The kind as well: another one may fit a value whose format is not checked.
                     if fits(value, kind, self._root) and fits(value, schema, self._root):
                         return value
             except CannotMakeError as cause:

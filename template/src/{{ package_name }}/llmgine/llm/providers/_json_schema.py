@@ -5,9 +5,13 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
+from datetime import date, datetime
+from ipaddress import IPv4Address, IPv6Address
 from math import inf
 from typing import Any
 from urllib.parse import unquote
+from uuid import UUID
 
 Schema = dict[str, Any]
 
@@ -191,7 +195,32 @@ def _fits_number(value: float, schema: Schema) -> bool:
         return False
 
 
+def _has_format(value: str, name: object) -> bool:
+    """Whether a text has the format, as far as that can be told."""
+    parse = _FORMATS.get(name) if isinstance(name, str) else None
+    if parse is None:
+        return True
+    try:
+        parse(value)
+    except (ValueError, re.error):
+        return False
+    return True
+
+
+_FORMATS: dict[str, Callable[[str], object]] = {
+    "date": date.fromisoformat,
+    "date-time": datetime.fromisoformat,
+    "email": lambda text: text.index("@"),
+    "ipv4": IPv4Address,
+    "ipv6": IPv6Address,
+    "regex": re.compile,
+    "uuid": UUID,
+}
+
+
 def _fits_text(value: str, schema: Schema) -> bool:
+    if not _has_format(value, schema.get("format")):
+        return False
     if not _fits_size(len(value), schema, "minLength", "maxLength"):
         return False
     if not isinstance(pattern := schema.get("pattern"), str):
