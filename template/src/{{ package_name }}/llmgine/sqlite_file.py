@@ -1,5 +1,5 @@
 # The template's file: `copier update` replaces it. Yours is everything outside llmgine/.
-"""What every SQLite file of the runtime needs: to be made, to be in WAL, and to fail in words."""
+"""What every SQLite file of the runtime needs: making, WAL, transactions, failures in words."""
 
 from __future__ import annotations
 
@@ -69,3 +69,16 @@ def set_wal(connection: sqlite3.Connection, deadline: float) -> None:
             time.sleep(0.01)
         else:
             return
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """All or nothing, and alone: other processes that write wait until it is over."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise

@@ -7,9 +7,8 @@ import asyncio
 import json
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
@@ -18,7 +17,7 @@ from pydantic_core import PydanticSerializationError
 
 from ..contracts import ChatMessage
 from ..errors import ConversationConflictError, StoreError
-from ..sqlite_file import explained, make_file, set_wal
+from ..sqlite_file import explained, make_file, set_wal, transaction
 from .store import checked
 
 # Migration n brings a file from version n - 1 to n (`PRAGMA user_version`). Append only: files
@@ -85,19 +84,6 @@ def migrate(connection: sqlite3.Connection, migrations: Sequence[Sequence[str]])
 def file_of(connection: sqlite3.Connection) -> str:
     _, _, path = connection.execute("PRAGMA database_list").fetchone()
     return str(path)
-
-
-@contextmanager
-def transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    """All or nothing, and alone: other processes that write wait until it is over."""
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
 
 
 def _version(connection: sqlite3.Connection) -> int:

@@ -5,15 +5,14 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from datetime import date, timedelta
 from operator import add
 from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import StoreError
-from ..sqlite_file import make_file, set_wal
+from ..sqlite_file import make_file, set_wal, transaction
 
 # What is older is forgotten: a session that goes on after so long a pause begins at zero.
 KEPT_DAYS = 90
@@ -103,19 +102,6 @@ def _refuse_newer(connection: sqlite3.Connection) -> int:
             "LLMGINE_DATA_DIR."
         )
     return int(version)
-
-
-@contextmanager
-def transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    """All or nothing, and alone: other processes that write wait until it is over."""
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
 
 
 def prune(connection: sqlite3.Connection, today: date) -> None:

@@ -23,7 +23,7 @@ from pydantic import Field
 from ..clock import Clock, SystemClock, Timer
 from ..contracts import Contract, LLMRequest, Money, Usage
 from ..errors import BudgetError, StoreError
-from ..sqlite_file import explained
+from ..sqlite_file import explained, transaction
 from ..threads import DaemonThreads
 from . import _ledger
 from ._ledger import Account, Sums
@@ -174,7 +174,7 @@ class Ledger:
                 _check(place.target, account, cap, Sums(), need)
 
         def admit(connection: sqlite3.Connection) -> None:
-            with _ledger.transaction(connection):
+            with transaction(connection):
                 for account, cap in kept:
                     _check(place.target, account, cap, _ledger.read(connection, *account), need)
                 _ledger.change(connection, dict.fromkeys(place.accounts, need))

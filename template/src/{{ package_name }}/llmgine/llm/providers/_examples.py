@@ -81,7 +81,7 @@ class _Maker:
                 continue
             try:
                 for value in self._candidates(kind, at, depth):
-                    if fits(value, kind, self._root) and fits(value, schema, self._root):
+                    if fits(value, schema, self._root):
                         return value
             except CannotMakeError as cause:
                 error = cause
