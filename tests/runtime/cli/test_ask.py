@@ -7,6 +7,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -321,7 +322,7 @@ def test_an_interrupt_stops_the_turn_and_keeps_what_was_said(
     assert closed.read_text() == "closed"
     assert "conversation mine" in stderr.decode()
     assert "Traceback" not in stderr.decode()
-    with sqlite3.connect(tmp_path / "data" / "app.db") as database:
+    with closing(sqlite3.connect(tmp_path / "data" / "app.db")) as database:
         rows = database.execute("SELECT message FROM context_messages ORDER BY seq").fetchall()
     assert "The beginning of an answer" in rows[-1][0]
 

@@ -6,6 +6,7 @@ import sqlite3
 import stat
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -34,7 +35,7 @@ def open_chat(tmp_path: Path, environment: dict[str, str]) -> Open:
 
 def said_in(folder: Path) -> list[tuple[str, str]]:
     """Role and text of every message in the store."""
-    with sqlite3.connect(folder / "data" / "app.db") as database:
+    with closing(sqlite3.connect(folder / "data" / "app.db")) as database:
         rows = database.execute("SELECT message FROM context_messages ORDER BY seq").fetchall()
     messages = [json.loads(row) for (row,) in rows]
     return [

@@ -5,14 +5,23 @@ import json
 import os
 import sqlite3
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from app.llmgine.application import Application
 from app.llmgine.delivery.journal import Entry, State
 from app.llmgine.delivery.sqlite import SQLiteJournal
-from app.llmgine.interfaces.cli.doctor import check_clock, check_disk, check_folder
+from app.llmgine.errors import BusStartError
+from app.llmgine.interfaces.cli.doctor import (
+    check_application,
+    check_clock,
+    check_disk,
+    check_folder,
+)
+from app.llmgine.interfaces.cli.entry import Entry as CommandEntry
 from app.llmgine.interfaces.cli.project import (
     Check,
     Project,
@@ -21,8 +30,11 @@ from app.llmgine.interfaces.cli.project import (
     find_project,
     version_line,
 )
+from app.llmgine.messages import Command
+from app.llmgine.settings import RuntimeSettings
 
 from .conftest import APP, HERE, TESTS, Run
+from .crew import application as crew
 
 CREW = ("-m", "crew")
 PATH = {"PYTHONPATH": f"{TESTS}:{HERE}"}
@@ -151,7 +163,7 @@ def test_a_bug_in_the_wiring_comes_after_the_other_checks(invoke: Run) -> None:
 def test_the_store_is_left_usable(invoke: Run, tmp_path: Path) -> None:
     invoke("doctor", env=ECHO)
 
-    with sqlite3.connect(tmp_path / "data" / "app.db") as database:
+    with closing(sqlite3.connect(tmp_path / "data" / "app.db")) as database:
         assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
@@ -342,3 +354,27 @@ def test_what_waits_and_nobody_handles_is_a_warning(run: Run, tmp_path: Path) ->
     assert status_of(handled.stdout, "queue") == "ok"
     assert status_of(removed.stdout, "queue") == "warn"
     assert "command Hold" in removed.stdout
+
+
+class Misfit(Command[None]): ...
+
+
+async def needs_two(command: Misfit, *, missing: str) -> None: ...
+
+
+async def test_what_the_checks_opened_is_closed_also_if_the_application_cannot_start(
+    tmp_path: Path, logging_restored: None
+) -> None:
+    def bootstrap(settings: RuntimeSettings) -> Application:
+        app = crew.bootstrap(settings)
+        app.bus.register_command_handler(Misfit, needs_two)
+        return app
+
+    entry = CommandEntry("crew", RuntimeSettings.load, bootstrap)
+    settings = RuntimeSettings(data_dir=tmp_path, log_dir=tmp_path)
+    with pytest.raises(BusStartError, match="needs_two"):
+        async for _ in check_application(entry, settings):
+            pass
+
+    # SQLite removes it when the last connection is closed.
+    assert not (tmp_path / "app.db-wal").exists()

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -177,6 +178,35 @@ async def test_an_event_log_whose_journal_is_gone_ends_with_the_bus(make: Make, 
     tasks = {task for task in asyncio.all_tasks() if "EventLog" in repr(task.get_coro())}
     async with asyncio.timeout(10):
         await asyncio.gather(*tasks)
+
+
+async def test_a_bus_closes_its_journal_also_when_nobody_waits_for_its_stop(
+    make: Make, tmp_path: Path
+):
+    bus, begun, let_go = make(), asyncio.Event(), asyncio.Event()
+
+    async def cling(command: Brew) -> str:
+        begun.set()
+        while not let_go.is_set():
+            with suppress(asyncio.CancelledError):
+                await let_go.wait()
+        return ""
+
+    bus.register_command_handler(Brew, cling)
+    await bus.start()
+    await bus.send(Brew(item="tea"))
+    await begun.wait()
+
+    stopping = asyncio.create_task(bus.stop(0))
+    while not stopping.done():
+        await asyncio.sleep(0)
+        stopping.cancel()
+    let_go.set()
+
+    async with asyncio.timeout(10):
+        # SQLite removes it when the last connection is closed.
+        while (tmp_path / "app.db-wal").exists():  # noqa: ASYNC110  a thread does it
+            await asyncio.sleep(0)
 
 
 async def test_a_dead_letter_that_is_resent_has_all_its_attempts_again(make: Make):

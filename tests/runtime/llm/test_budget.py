@@ -3,7 +3,9 @@
 import asyncio
 import logging
 import sqlite3
-from collections.abc import AsyncIterator, Callable
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -66,6 +68,15 @@ async def ledger(tmp_path: Path, clock: FakeClock) -> AsyncIterator[MakeLedger]:
     yield make
     for one in made:
         await one.aclose()
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """While another writes to the file."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        yield
+        other.execute("ROLLBACK")
 
 
 @pytest.mark.parametrize(
@@ -338,20 +349,63 @@ async def test_a_reservation_whose_caller_was_cancelled_is_given_back(
 ) -> None:
     book = ledger(day=usd(100))
     await book.balance("day")
-    other = sqlite3.connect(tmp_path / "app.db", isolation_level=None)
-    other.execute("BEGIN IMMEDIATE")
-    reserving = asyncio.create_task(book.reserve("m/x", call(100)))
-    await asyncio.sleep(0)
-
-    reserving.cancel()
-    await asyncio.wait([reserving])
-    other.execute("ROLLBACK")
-    other.close()
-    # The first may be in the queue before what gives it back, the second is not.
-    await book.balance("day")
+    with locked(tmp_path / "app.db"):
+        reserving = asyncio.create_task(book.reserve("m/x", call(100)))
+        await asyncio.sleep(0)
+        reserving.cancel()
+        await asyncio.wait([reserving])
 
     assert (await book.balance("day")).open_calls == 0
     assert reserving.cancelled()
+
+
+class ThreadsClock(FakeClock):
+    """Tells when another thread than the event loop's asks for the time."""
+
+    def __init__(self) -> None:
+        super().__init__(NOON)
+        self.asked = threading.Event()
+
+    def now(self) -> datetime:
+        if threading.current_thread() is not threading.main_thread():
+            self.asked.set()
+        return super().now()
+
+
+async def test_a_cancelled_reservation_is_given_back_also_when_the_ledger_closes_at_once(
+    ledger: MakeLedger, tmp_path: Path
+) -> None:
+    clock = ThreadsClock()
+    book = Ledger(tmp_path / "app.db", Budget(day=usd(100)), PRICES, clock)
+    await book.balance("day")
+    clock.asked.clear()
+    with locked(tmp_path / "app.db"):
+        reserving = asyncio.create_task(book.reserve("m/x", call(100)))
+        assert await asyncio.to_thread(clock.asked.wait, 5)
+        reserving.cancel()
+        await asyncio.wait([reserving])
+        closing_book = asyncio.create_task(book.aclose())
+        await asyncio.sleep(0)
+    await closing_book
+
+    assert (await ledger().balance("day")).open_calls == 0
+
+
+async def test_closing_closes_also_a_file_that_is_just_being_opened(
+    ledger: MakeLedger, tmp_path: Path
+) -> None:
+    before, book = ledger(), ledger()
+    await before.balance("day")
+    with locked(tmp_path / "app.db"):
+        reading = asyncio.create_task(book.balance("day"))
+        await asyncio.sleep(0)
+        closing_book = asyncio.create_task(book.aclose())
+        await asyncio.sleep(0)
+    await asyncio.wait([reading, closing_book])
+    await before.aclose()
+
+    # SQLite removes it when the last connection is closed.
+    assert not (tmp_path / "app.db-wal").exists()
 
 
 async def test_settling_goes_on_when_its_caller_is_cancelled(ledger: MakeLedger) -> None:
@@ -372,9 +426,8 @@ async def test_a_file_that_fails_refuses_calls_but_no_answers(
 ) -> None:
     book = ledger(day=usd(100))
     place = await book.reserve("m/x", call(50))
-    with sqlite3.connect(tmp_path / "app.db") as other:
+    with closing(sqlite3.connect(tmp_path / "app.db", isolation_level=None)) as other:
         other.execute("ALTER TABLE llm_spent RENAME TO elsewhere")
-    other.close()
 
     with caplog.at_level(logging.WARNING):
         await book.settle(place, took(5), None)
@@ -389,16 +442,15 @@ async def test_spending_that_could_not_be_written_is_written_later(
 ) -> None:
     book = ledger()
     await book.balance("day")
-    with sqlite3.connect(tmp_path / "app.db") as other:
+    with closing(sqlite3.connect(tmp_path / "app.db", isolation_level=None)) as other:
         other.execute("ALTER TABLE llm_spent RENAME TO elsewhere")
     await book.settle(await book.reserve("m/x", call(50)), took(5), None)
     await clock.advance(FLUSH_S)
     for _ in range(2):
         with pytest.raises(StoreError):
             await book.balance("day")
-    with sqlite3.connect(tmp_path / "app.db") as other:
+    with closing(sqlite3.connect(tmp_path / "app.db", isolation_level=None)) as other:
         other.execute("ALTER TABLE elsewhere RENAME TO llm_spent")
-    other.close()
 
     assert (await book.balance("day")).spent_usd == Decimal(5)
     assert "What was spent is written later." in caplog.text
@@ -415,9 +467,8 @@ async def test_a_file_that_is_not_ours_is_left_alone(ledger: MakeLedger, tmp_pat
 
 async def test_a_file_of_a_newer_version_is_left_alone(ledger: MakeLedger, tmp_path: Path) -> None:
     await ledger().balance("day")
-    with sqlite3.connect(tmp_path / "app.db") as other:
+    with closing(sqlite3.connect(tmp_path / "app.db", isolation_level=None)) as other:
         other.execute("UPDATE llm_meta SET version = 99")
-    other.close()
 
     with pytest.raises(StoreError, match="version 99; this application knows version 1"):
         await ledger(day=usd(1_000)).reserve("m/x", call())

@@ -35,11 +35,10 @@ class Clock(Protocol):
 class SystemClock:
     """The machine's clock and the running event loop's timers."""
 
+    monotonic = staticmethod(time.monotonic)
+
     def now(self) -> datetime:
         return datetime.now(UTC)
-
-    def monotonic(self) -> float:
-        return time.monotonic()
 
     def call_at(self, when: float, callback: Callable[[], object]) -> Timer:
         # Not the loop's `call_at`: not every loop counts from the same moment.

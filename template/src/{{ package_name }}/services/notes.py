@@ -1,7 +1,8 @@
 """A small notebook in SQLite. This file is yours."""
 
 import sqlite3
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 
@@ -12,21 +13,24 @@ class Notes:
         self._path = path
 
     def save(self, text: str) -> None:
-        with closing(self._open()) as database, database:
+        with self._opened() as database:
             database.execute("INSERT INTO notes (text) VALUES (?)", (text,))
 
     def find(self, query: str) -> list[str]:
         """The notes that hold every word of the query, newest first."""
         words = query.lower().split()
-        with closing(self._open()) as database:
+        with self._opened() as database:
             rows = database.execute("SELECT text FROM notes ORDER BY id DESC").fetchall()
         return [text for (text,) in rows if all(word in text.lower() for word in words)]
 
-    def _open(self) -> sqlite3.Connection:
+    @contextmanager
+    def _opened(self) -> Iterator[sqlite3.Connection]:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            database = sqlite3.connect(self._path, timeout=5.0)
-            database.execute("CREATE TABLE IF NOT EXISTS notes (id INTEGER PRIMARY KEY, text TEXT)")
+            with closing(sqlite3.connect(self._path, timeout=5.0)) as database, database:
+                database.execute(
+                    "CREATE TABLE IF NOT EXISTS notes (id INTEGER PRIMARY KEY, text TEXT)"
+                )
+                yield database
         except (OSError, sqlite3.Error) as error:
-            raise RuntimeError(f"the notes in {self._path} cannot be opened: {error}") from error
-        return database
+            raise RuntimeError(f"the notes in {self._path} cannot be used: {error}") from error

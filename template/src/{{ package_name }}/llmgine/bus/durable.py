@@ -253,16 +253,18 @@ class Delivery:
             task.cancel()
         for timer in self._timers:
             timer.cancel()
-        if running or self._tasks:
-            await asyncio.wait({*running, *self._tasks}, timeout=CANCEL_TIMEOUT_S)
         try:
+            if running or self._tasks:
+                await asyncio.wait({*running, *self._tasks}, timeout=CANCEL_TIMEOUT_S)
             await self.log.flush()
             await self.journal.release(self.worker.id, lost=False)
         except JournalError as error:
             logger.warning(
                 "What was in hand waits until it is seen that this worker left: %s", error
             )
-        await self.journal.aclose()
+        finally:
+            # Also for a caller who is cancelled: the file must not stay open.
+            await self.journal.aclose()
 
     # Claiming.
 

@@ -145,8 +145,7 @@ class Ledger:
         self._thread = DaemonThreads(1, name="budget ledger")
         self._connection: sqlite3.Connection | None = None
         self._pruned: date | None = None
-        self._closing: asyncio.Future[None] | None = None
-        self._closed = False
+        self._closing: Future[None] | None = None
 
     async def reserve(self, target: str, request: LLMRequest) -> Reservation:
         """Keep a place for a call of `target`, as large as `PriceTable.estimate` says.
@@ -244,19 +243,23 @@ class Ledger:
     async def aclose(self) -> None:
         """Write what is not written yet, and close the file. Nothing is kept of later calls."""
         if self._closing is None:
-            self._closing = asyncio.ensure_future(self._close())
+            if self._flush is not None:
+                self._flush.cancel()
+            # In the thread, after all that was begun: a first call may be opening the file.
+            self._closing = self._thread.submit(partial(self._close, self._take_pending()))
+            self._thread.close()
         # Shielded: whoever gives up waiting must not keep the file open.
-        await asyncio.shield(self._closing)
+        await asyncio.shield(asyncio.wrap_future(self._closing))
 
-    async def _close(self) -> None:
-        if self._flush is not None:
-            self._flush.cancel()
-        if pending := self._take_pending():
-            await self._attempt(partial(_ledger.book, changes=pending), "What was spent is lost.")
-        if self._connection is not None:
-            await self._attempt(sqlite3.Connection.close, "It was being closed.")
-        self._closed = True
-        self._thread.close()
+    def _close(self, pending: Mapping[Account, Sums]) -> None:
+        try:
+            if pending:
+                self._run(partial(_ledger.book, changes=pending))
+        except StoreError as error:
+            logger.warning("%s What was spent is lost.", error)
+        finally:
+            if self._connection is not None:
+                self._connection.close()
 
     def _today(self) -> date:
         return self._clock.now().astimezone(UTC).date()
@@ -324,18 +327,18 @@ class Ledger:
     async def _admit(
         self, admit: Callable[[sqlite3.Connection], None], undo: Mapping[Account, Sums]
     ) -> None:
-        future = self._submit(admit)
+        admitted = self._submit(admit)
 
-        def give_back(admitted: Future[None]) -> None:
+        def give_back(connection: sqlite3.Connection) -> None:
             if not admitted.cancelled() and admitted.exception() is None:
-                with suppress(StoreError):
-                    self._submit(partial(_ledger.book, changes=undo))
+                _ledger.book(connection, undo)
 
         try:
-            await asyncio.wrap_future(future)
+            await asyncio.wrap_future(admitted)
         except asyncio.CancelledError:
             # It may be admitted all the same, with nobody left to give the place back.
-            future.add_done_callback(give_back)
+            with suppress(StoreError):
+                self._submit(give_back)
             raise
 
     def _add_pending(self, changes: Mapping[Account, Sums]) -> None:
@@ -343,7 +346,7 @@ class Ledger:
             before = self._pending.get(account)
             self._pending[account] = change if before is None else before.plus(change)
         # By the time: a timer that was not called is of an event loop that has ended.
-        if (now := self._clock.monotonic()) >= self._flush_at and not self._closed:
+        if (now := self._clock.monotonic()) >= self._flush_at and self._closing is None:
             self._flush_at = now + FLUSH_S
             self._flush = self._clock.call_at(self._flush_at, self._write_behind)
 
@@ -352,7 +355,7 @@ class Ledger:
         return pending
 
     def _write_behind(self) -> None:
-        if not self._closed and (pending := self._take_pending()):
+        if self._closing is None and (pending := self._take_pending()):
             future = self._submit(partial(_ledger.book, changes=pending))
             asyncio.wrap_future(future).add_done_callback(partial(self._written, pending))
 
@@ -381,7 +384,7 @@ class Ledger:
         return await asyncio.shield(asyncio.wrap_future(self._submit(work)))
 
     def _submit(self, work: Callable[[sqlite3.Connection], T]) -> Future[T]:
-        if self._closed:
+        if self._closing is not None:
             raise StoreError("The budget ledger is closed; it takes no more calls.")
         return self._thread.submit(partial(self._run, work))
 

@@ -5,35 +5,19 @@ from __future__ import annotations
 
 import difflib
 import random as dice
-from collections.abc import (
-    AsyncGenerator,
-    AsyncIterator,
-    Callable,
-    Iterator,
-    Mapping,
-    Sequence,
-)
-from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager
-from functools import lru_cache, partial
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, closing, suppress
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 
 from ..clock import Clock, SystemClock
-from ..contracts import (
-    Accumulator,
-    Attempt,
-    Chunk,
-    LLMRequest,
-    LLMResponse,
-    Money,
-    StreamEnd,
-    StreamReset,
-    Usage,
-)
-from ..errors import ConfigurationError, LLMError, LLMErrorKind, UnknownModelError
+from ..contracts import Chunk, LLMRequest, LLMResponse, Money, StreamReset
+from ..errors import ConfigurationError, LLMError, UnknownModelError
 from ..observability import Observer, semconv
-from .budget import Ledger, Reservation
+from ._running import Running
+from .budget import Ledger
 from .limits import Breaker, Circuit, Deadline, Limiter
 from .prices import PriceTable, estimated_usage
 from .provider import Capabilities, Capable, Checked, Provider, closing_stream
@@ -171,14 +155,15 @@ class LLMManager:
             while True:
                 turn = await course.next()
                 try:
-                    async with self._attempt(course, turn, request, stream=False) as running:
-                        with course.deadline, running.patience:
+                    async with await self._begin(course, turn, request, stream=False) as running:
+                        with running.deadline:
                             response = await running.provider.complete(running.request)
                         running.answer_is(response)
                 except LLMError as error:
                     course.fail(error)
                 else:
-                    return running.result(course.attempts)
+                    self._note_latency(turn.target.model, running.record)
+                    return running.result()
 
     async def stream(self, request: LLMRequest) -> AsyncGenerator[Chunk, None]:
         """Ask, and take the answer as it comes. Closing the iterator closes the connection.
@@ -198,23 +183,31 @@ class LLMManager:
                 said = False
                 try:
                     async with (
-                        self._attempt(course, turn, request, stream=True) as running,
+                        await self._begin(course, turn, request, stream=True) as running,
                         closing_stream(running.provider.stream(running.request)) as chunks,
                     ):
-                        while (chunk := await running.next(chunks, course.deadline)) is not None:
-                            # What was said stays until there is something in its place.
-                            if void:
-                                void = False
-                                yield StreamReset(reason=turn.reason)
-                            said = True
-                            yield chunk
+                        with suppress(StopAsyncIteration):
+                            while True:
+                                asked_at = self._clock.monotonic()
+                                with running.deadline:
+                                    chunk = await anext(chunks)
+                                if not running.passes_on(chunk, asked_at):
+                                    continue  # It may be malformed: more may follow the end.
+                                # What was said stays until there is something in its place.
+                                if void:
+                                    void = False
+                                    yield StreamReset(reason=turn.reason)
+                                said = True
+                                yield chunk
+                        running.answer_is(running.answer.response())
                 except LLMError as error:
                     course.fail(error, final=said and not course.route.restart_streams)
                     void = void or said
                     continue
                 if void:
                     yield StreamReset(reason=turn.reason)
-                yield running.end(course.attempts)
+                self._note_latency(turn.target.model, running.record)
+                yield running.end()
                 return
 
     async def aclose(self) -> None:
@@ -248,11 +241,9 @@ class LLMManager:
             tokens=lambda: _estimated_tokens(request),
         )
 
-    @asynccontextmanager
-    async def _attempt(
+    async def _begin(
         self, course: Course, turn: Turn, request: LLMRequest, *, stream: bool
-    ) -> AsyncIterator[_Running]:
-        """Around one call: reserved and settled, measured, and counted for its target."""
+    ) -> Running:
         target = turn.target.model
         name, own = self._find(target)
         timeout_s = None if request.timeout_s is None else turn.left_s
@@ -262,54 +253,38 @@ class LLMManager:
         elif patience_s is None and stream and turn.share_s < turn.left_s:
             patience_s = turn.share_s
         sent = request.model_copy(update={"model": own, "timeout_s": timeout_s})
-        place = await self._reserve(turn, sent)
-        why: Attributes = {semconv.LLM_ATTEMPT: turn.number, semconv.LLM_REASON: turn.reason}
-        if request.model in self._routes:
-            why[semconv.LLM_ROUTE] = request.model
-        running, failure = None, None
         try:
             provider = self._provider(name)
-            with (
-                self._telemetry.attempt(provider, sent, why, stream=stream) as record,
-                _as_llm_errors(target, provider.name, own),
-            ):
-                patience = Deadline(self._clock, patience_s)
-                running = _Running(provider, sent, record, partial(self._cost, target), patience)
-                with closing(patience):
-                    yield running
-                if stream:
-                    running.answer_is(running.answer.response())
-        except BaseException as error:
-            failure = error
-            raise
-        finally:
-            turn.end(failure, None if running is None else running.usage)
-            if running is not None:
-                course.attempts.append(_made(turn, running.record, failure))
-                if failure is None:
-                    self._time(target, running.record, stream=stream)
-            if self.ledger is not None and place is not None:
-                await _settle(self.ledger, place, running, failure, stream=stream)
-
-    async def _reserve(self, turn: Turn, sent: LLMRequest) -> Reservation | None:
-        if self.ledger is None:
-            return None
-        try:
-            return await self.ledger.reserve(turn.target.model, sent)
+            place = None if self.ledger is None else await self.ledger.reserve(target, sent)
         except BaseException:
             turn.leave()
             raise
+        why: Attributes = {}
+        routed = request.model in self._routes
+        if routed or turn.number > 1:
+            why = {semconv.LLM_ATTEMPT: turn.number, semconv.LLM_REASON: turn.reason}
+        if routed:
+            why[semconv.LLM_ROUTE] = request.model
+        deadline = course.deadline
+        if patience_s is not None and patience_s < turn.left_s:
+            deadline = Deadline(self._clock, patience_s)
+        return Running(
+            course,
+            turn,
+            provider,
+            sent,
+            self._telemetry.begin(provider, sent, why, stream=stream),
+            deadline,
+            prices=self._prices,
+            ledger=self.ledger,
+            place=place,
+        )
 
-    def _time(self, target: str, record: Record, *, stream: bool) -> None:
-        newest_s = record.time_to_first_chunk_s if stream else record.duration_s
+    def _note_latency(self, target: str, record: Record) -> None:
+        newest_s = record.time_to_first_chunk_s if record.stream else record.duration_s
         if newest_s is not None:
-            mean_s = self._latency_s.get((target, stream), newest_s)
-            self._latency_s[target, stream] = mean_s + _NEWEST * (newest_s - mean_s)
-
-    def _cost(self, target: str, response: LLMResponse) -> Money | None:
-        if response.cost is not None or response.usage is None or self._prices is None:
-            return response.cost
-        return self._prices.cost(target, response.usage)
+            mean_s = self._latency_s.get((target, record.stream), newest_s)
+            self._latency_s[target, record.stream] = mean_s + _NEWEST * (newest_s - mean_s)
 
     def _route(self, model: str) -> Route:
         """The route of that name, or one of this single target."""
@@ -373,60 +348,6 @@ class LLMManager:
         return f"Write {' or '.join(tries)}. {allowed}" if tries else allowed
 
 
-class _Running:
-    """An attempt under way, and what has arrived of its answer."""
-
-    def __init__(
-        self,
-        provider: Provider,
-        request: LLMRequest,
-        record: Record,
-        cost_of: Callable[[LLMResponse], Money | None],
-        patience: Deadline,
-    ) -> None:
-        self.provider = provider
-        self.request = request
-        self.record = record
-        self.answer = Accumulator()
-        self.patience = patience
-        self._cost_of = cost_of
-
-    async def next(self, chunks: AsyncIterator[Chunk], deadline: Deadline) -> Chunk | None:
-        """The next chunk to pass on; `None` at the end, which is kept for `end`."""
-        record = self.record
-        asked_at = record.monotonic()
-        try:
-            with deadline, self.patience:
-                chunk = await anext(chunks)
-        except StopAsyncIteration:
-            return None
-        self.patience.close()  # The target answers: it has what time the call has.
-        self.answer.add(chunk)
-        if isinstance(chunk, StreamEnd):
-            return await self.next(chunks, deadline)  # It may be malformed: more may follow.
-        record.waits_s.append(record.monotonic() - asked_at)
-        return chunk
-
-    def answer_is(self, response: LLMResponse) -> None:
-        self.record.answer(response, self._cost_of(response))
-
-    @property
-    def usage(self) -> Usage | None:
-        return None if self.record.response is None else self.record.response.usage
-
-    def result(self, attempts: Sequence[Attempt]) -> LLMResponse:
-        """The answer, with what only the manager knows."""
-        response = self.record.response
-        assert response is not None
-        return response.model_copy(update={"attempts": tuple(attempts), "cost": self.record.cost})
-
-    def end(self, attempts: Sequence[Attempt]) -> StreamEnd:
-        """The last chunk, with what only the manager knows."""
-        end = self.answer.end
-        assert end is not None
-        return end.model_copy(update={"attempts": tuple(attempts), "cost": self.record.cost})
-
-
 @lru_cache(maxsize=256)
 def _route_to(model: str) -> Route:
     return Route((Target(model),), breaker=None)
@@ -435,62 +356,6 @@ def _route_to(model: str) -> Route:
 def _estimated_tokens(request: LLMRequest) -> int:
     usage = estimated_usage(request)
     return usage.input_tokens + usage.output_tokens
-
-
-def _made(turn: Turn, record: Record, failure: BaseException | None) -> Attempt:
-    error = failure if isinstance(failure, LLMError) else None
-    return Attempt(
-        target=turn.target.model,
-        reason=turn.reason,
-        error=None if error is None else error.kind,
-        status=None if error is None else error.status,
-        waited_s=turn.waited_s,
-        duration_s=record.duration_s,
-        time_to_first_chunk_s=record.time_to_first_chunk_s,
-    )
-
-
-async def _settle(
-    ledger: Ledger,
-    place: Reservation,
-    running: _Running | None,
-    failure: BaseException | None,
-    *,
-    stream: bool,
-) -> None:
-    """Book what the call took: as the provider says, or what its model will have read and said."""
-    if running is not None and (response := running.record.response) is not None:
-        await ledger.settle(place, response.usage, running.record.cost)
-        return
-    arrived = None if running is None else running.answer.message
-    refused = isinstance(failure, LLMError) and failure.kind is not LLMErrorKind.TIMEOUT
-    if arrived is None or (refused and not arrived.parts):
-        await ledger.release(place)
-    elif not stream:
-        await ledger.settle(place, None, None)  # The model may have said all that it was allowed.
-    else:
-        await ledger.settle(place, estimated_usage(place.request, arrived), None, estimated=True)
-
-
-@contextmanager
-def _as_llm_errors(target: str, provider: str, model: str) -> Iterator[None]:
-    """Let an error say whose it is, and a deadline that passed be one."""
-    try:
-        yield
-    except TimeoutError as cause:
-        raise LLMError(
-            f"{target} did not answer in time. "
-            "Try again, or allow more time: LLMGINE_REQUEST_TIMEOUT_S.",
-            kind=LLMErrorKind.TIMEOUT,
-            provider=provider,
-            model=model,
-        ) from cause
-    except LLMError as error:
-        if error.provider != "unknown":
-            raise
-        raise LLMError(
-            f"{provider}/{model}: {error}", kind=error.kind, provider=provider, model=model
-        ) from error
 
 
 def default_providers(

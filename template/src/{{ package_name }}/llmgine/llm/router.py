@@ -219,7 +219,7 @@ class Gate:
     circuit: Circuit | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Turn:
     """Permission for one call of a target, to be used at once."""
 

@@ -6,9 +6,9 @@ from __future__ import annotations
 import contextvars
 import json
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import JsonValue
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from .provider import Provider
 
+_T = TypeVar("_T")
 Attributes = dict[str, str | bool | int | float | Sequence[str]]
 
 # The conventions' names of the vendors that go by another one here.
@@ -53,10 +54,9 @@ _VENDORS = {
 _DURATION = semconv.CLIENT_OPERATION_DURATION.name
 _USAGE = semconv.CLIENT_TOKEN_USAGE.name
 _FIRST_CHUNK = semconv.CLIENT_TIME_TO_FIRST_CHUNK.name
-_NEXT_CHUNK = semconv.CLIENT_TIME_PER_OUTPUT_CHUNK.name
+_PER_CHUNK = semconv.CLIENT_TIME_PER_OUTPUT_CHUNK.name
 # On the span as on the metrics, which must have few values each.
-_OF_CHUNKS = (semconv.OPERATION_NAME, semconv.PROVIDER_NAME, semconv.REQUEST_MODEL)
-_OF_METRICS = (*_OF_CHUNKS, semconv.SERVER_ADDRESS, semconv.SERVER_PORT)
+_OF_METRICS = (semconv.OPERATION_NAME, semconv.PROVIDER_NAME, semconv.REQUEST_MODEL)
 
 
 class Telemetry:
@@ -68,55 +68,26 @@ class Telemetry:
         self._meter = meter
         self._histograms: dict[str, Histogram] | None = None
 
-    @contextmanager
-    def attempt(
+    def begin(
         self, provider: Provider, request: LLMRequest, decision: Attributes, *, stream: bool
-    ) -> Iterator[Record]:
-        """Around one call of the provider; `decision` is why it is made."""
-        attributes = _request_attributes(provider.name, request, stream=stream)
-        attributes |= _server_attributes(provider) | decision
-        measured: dict[str, Any] = {
-            key: attributes[key] for key in _OF_METRICS if key in attributes
-        }
+    ) -> Record:
+        """Begin to record one call of the provider; `decision` is why it is made."""
+        attributes = _request_attributes(provider, request, stream=stream)
+        measured = {key: attributes[key] for key in _OF_METRICS}
+        attributes |= decision
         if self._observer.capture_content:
             attributes |= _input_attributes(request)
-        around = self._observer.span(
+        span = self._observer.span(
             semconv.chat_span(request.model), kind="client", attributes=attributes
         )
-        with _detached(around) if stream else around as span:
-            record = Record(span, self._clock, capture_content=self._observer.capture_content)
-            try:
-                yield record
-            except LLMError as error:
-                measured[semconv.ERROR_TYPE] = error.kind.value
-                span.fail(error.kind.value, str(error))
-                raise
-            except BaseException as error:
-                if not isinstance(error, GeneratorExit):
-                    measured[semconv.ERROR_TYPE] = type(error).__qualname__
-                raise
-            finally:
-                record.end()
-                self._measure(record, measured)
-
-    def _measure(self, record: Record, attributes: dict[str, Any]) -> None:
-        histograms = self._histograms or self._make_histograms()
-        if histograms is None:
-            return
-        response = record.response
-        if response is not None:
-            attributes[semconv.RESPONSE_MODEL] = response.model
-        histograms[_DURATION].record(record.duration_s, attributes)
-        if record.waits_s:
-            histograms[_FIRST_CHUNK].record(record.waits_s[0], attributes)
-        # There are many of these, and what each takes grows with its attributes.
-        few = {key: attributes[key] for key in _OF_CHUNKS}
-        next_chunk = histograms[_NEXT_CHUNK]
-        for gap_s in record.waits_s[1:]:
-            next_chunk.record(gap_s, few)
-        if response is not None and (usage := response.usage) is not None:
-            for kind, tokens in ("input", usage.input_tokens), ("output", usage.output_tokens):
-                histograms[_USAGE].record(tokens, {**attributes, semconv.TOKEN_TYPE: kind})
+        return Record(
+            span,
+            self._clock,
+            measured,
+            self._histograms or self._make_histograms(),
+            capture_content=self._observer.capture_content,
+            stream=stream,
+        )
 
     def _make_histograms(self) -> dict[str, Histogram] | None:
         # Nobody can have set a meter provider without this module; then it need not be paid for.
@@ -142,20 +113,38 @@ class Telemetry:
 
 
 class Record:
-    """What is seen of one attempt. Times are the clock's.
+    """What is seen of one call, from when this is made to `end`. Times are the clock's.
 
     `waits_s` is how long the provider was waited for before each chunk; what its reader does with
     a chunk does not count.
     """
 
-    def __init__(self, span: Span, clock: Clock, *, capture_content: bool) -> None:
+    def __init__(
+        self,
+        span: AbstractContextManager[Span],
+        clock: Clock,
+        measured: Attributes,
+        histograms: Mapping[str, Histogram] | None,
+        *,
+        capture_content: bool,
+        stream: bool,
+    ) -> None:
+        """`measured` are the attributes of its metrics."""
+        self.stream = stream
         self.response: LLMResponse | None = None
         self.cost: Money | None = None
         self.waits_s: list[float] = []
         self.duration_s = 0.0
         self.monotonic = clock.monotonic
-        self._span = span
+        self._measured = measured
+        self._histograms = histograms
         self._capture_content = capture_content
+        # A generator runs in the context of whoever asks for its next item. A span that is current
+        # there would become the parent of the consumer's own work, and could be closed in another
+        # context than it was opened in.
+        self._run = contextvars.copy_context().run if stream else _at_once
+        self._around = span
+        self._span = self._run(span.__enter__)
         self._began = clock.monotonic()
 
     @property
@@ -165,8 +154,21 @@ class Record:
     def answer(self, response: LLMResponse, cost: Money | None) -> None:
         self.response, self.cost = response, cost
 
-    def end(self) -> None:
+    def end(self, failure: BaseException | None) -> None:
         self.duration_s = self.monotonic() - self._began
+        if isinstance(failure, LLMError):
+            self._measured[semconv.ERROR_TYPE] = failure.kind.value
+            self._span.fail(failure.kind.value, str(failure))
+        elif failure is not None and not isinstance(failure, GeneratorExit):
+            self._measured[semconv.ERROR_TYPE] = type(failure).__qualname__
+        self._span.set_all(self._result_attributes())
+        traceback = None if failure is None else failure.__traceback__
+        kind = None if failure is None else type(failure)
+        self._run(self._around.__exit__, kind, failure, traceback)
+        if self._histograms is not None:
+            self._measure(self._histograms)
+
+    def _result_attributes(self) -> Attributes:
         attributes: Attributes = {}
         if self.response is not None:
             attributes = _response_attributes(self.response, self.cost)
@@ -176,39 +178,51 @@ class Record:
             attributes[semconv.RESPONSE_TIME_TO_FIRST_CHUNK] = self.waits_s[0]
         if self.waits_s[1:]:
             attributes[semconv.LLM_LONGEST_GAP_S] = max(self.waits_s[1:])
-        self._span.set_all(attributes)
+        return attributes
+
+    def _measure(self, histograms: Mapping[str, Histogram]) -> None:
+        attributes, response = self._measured, self.response
+        if response is not None:
+            attributes[semconv.RESPONSE_MODEL] = response.model
+        histograms[_DURATION].record(self.duration_s, attributes)
+        if self.waits_s:
+            histograms[_FIRST_CHUNK].record(self.waits_s[0], attributes)
+        if gaps_s := self.waits_s[1:]:
+            # One value for a stream: to record each takes as long as to receive it.
+            histograms[_PER_CHUNK].record(sum(gaps_s) / len(gaps_s), attributes)
+        if response is not None and (usage := response.usage) is not None:
+            for kind, tokens in ("input", usage.input_tokens), ("output", usage.output_tokens):
+                histograms[_USAGE].record(tokens, {**attributes, semconv.TOKEN_TYPE: kind})
 
 
-def _request_attributes(provider_name: str, request: LLMRequest, *, stream: bool) -> Attributes:
+def _request_attributes(provider: Provider, request: LLMRequest, *, stream: bool) -> Attributes:
     """Without content."""
     attributes: Attributes = {
         semconv.OPERATION_NAME: semconv.CHAT,
-        semconv.PROVIDER_NAME: _vendor(provider_name, request.model),
+        semconv.PROVIDER_NAME: _vendor(provider.name, request.model),
         semconv.REQUEST_MODEL: request.model,
     }
+    # A provider that calls one server has its address.
+    address = getattr(provider, "server_address", None)
+    port = getattr(provider, "server_port", None)
+    if isinstance(address, str) and isinstance(port, int):
+        attributes[semconv.SERVER_ADDRESS] = address
+        attributes[semconv.SERVER_PORT] = port
     if stream:
         attributes[semconv.REQUEST_STREAM] = True
     if request.stop:
         attributes[semconv.REQUEST_STOP_SEQUENCES] = request.stop
     if request.output is not None:
         attributes[semconv.OUTPUT_TYPE] = "json"
-    optional = {
-        semconv.CONVERSATION_ID: request.conversation_id,
-        semconv.REQUEST_MAX_TOKENS: request.max_output_tokens,
-        semconv.REQUEST_TEMPERATURE: request.temperature,
-        semconv.REQUEST_SEED: request.seed,
-    }
-    attributes |= {name: value for name, value in optional.items() if value is not None}
+    if request.conversation_id is not None:
+        attributes[semconv.CONVERSATION_ID] = request.conversation_id
+    if request.max_output_tokens is not None:
+        attributes[semconv.REQUEST_MAX_TOKENS] = request.max_output_tokens
+    if request.temperature is not None:
+        attributes[semconv.REQUEST_TEMPERATURE] = request.temperature
+    if request.seed is not None:
+        attributes[semconv.REQUEST_SEED] = request.seed
     return attributes
-
-
-def _server_attributes(provider: object) -> Attributes:
-    """The address and port, where the provider has them: it then calls one server."""
-    address = getattr(provider, "server_address", None)
-    port = getattr(provider, "server_port", None)
-    if not isinstance(address, str) or not isinstance(port, int):
-        return {}
-    return {semconv.SERVER_ADDRESS: address, semconv.SERVER_PORT: port}
 
 
 def _response_attributes(response: LLMResponse, cost: Money | None) -> Attributes:
@@ -222,13 +236,14 @@ def _response_attributes(response: LLMResponse, cost: Money | None) -> Attribute
     if cost is not None and cost.currency == "USD":
         attributes[semconv.LLM_COST_USD] = float(cost.amount)
     if (usage := response.usage) is not None:
-        attributes |= {
-            semconv.USAGE_INPUT_TOKENS: usage.input_tokens,
-            semconv.USAGE_OUTPUT_TOKENS: usage.output_tokens,
-            semconv.USAGE_CACHE_READ_INPUT_TOKENS: usage.cache_read_tokens,
-            semconv.USAGE_CACHE_WRITE_INPUT_TOKENS: usage.cache_write_tokens,
-            semconv.USAGE_REASONING_OUTPUT_TOKENS: usage.reasoning_tokens,
-        }
+        attributes[semconv.USAGE_INPUT_TOKENS] = usage.input_tokens
+        attributes[semconv.USAGE_OUTPUT_TOKENS] = usage.output_tokens
+        if usage.cache_read_tokens:
+            attributes[semconv.USAGE_CACHE_READ_INPUT_TOKENS] = usage.cache_read_tokens
+        if usage.cache_write_tokens:
+            attributes[semconv.USAGE_CACHE_WRITE_INPUT_TOKENS] = usage.cache_write_tokens
+        if usage.reasoning_tokens:
+            attributes[semconv.USAGE_REASONING_OUTPUT_TOKENS] = usage.reasoning_tokens
     return attributes
 
 
@@ -281,20 +296,6 @@ def _part(part: Part) -> dict[str, JsonValue]:
             return {"type": "tool_call_response", "id": part.call_id, "response": part.content}
 
 
-@contextmanager
-def _detached(span: AbstractContextManager[Span]) -> Iterator[Span]:
-    """Keep the span out of the consumer's context.
-
-    A generator runs in the context of whoever asks for its next item. A span that is current there
-    would become the parent of the consumer's own work, and could be closed in another context than
-    it was opened in.
-    """
-    context = contextvars.copy_context()
-    entered = context.run(span.__enter__)
-    try:
-        yield entered
-    except BaseException as error:
-        context.run(span.__exit__, type(error), error, error.__traceback__)
-        raise
-    else:
-        context.run(span.__exit__, None, None, None)
+def _at_once(function: Callable[..., _T], *arguments: object) -> _T:
+    """As a context's `run`, in this one."""
+    return function(*arguments)

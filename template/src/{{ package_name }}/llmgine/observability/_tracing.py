@@ -8,27 +8,31 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from functools import lru_cache
-from types import MappingProxyType, TracebackType
-from typing import TYPE_CHECKING, Any, Final, cast
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, cast
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace as otel
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import Event, ReadableSpan, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace import (
+    Event,
+    ReadableSpan,
+    SpanProcessor,
+    SynchronousMultiSpanProcessor,
+    TracerProvider,
+)
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, Decision
 
 from . import semconv
-from .records import Record, message_of, stack_of, timestamp
+from ._span import LiveSpan
+from .records import Record, timestamp
 from .redaction import Redactor
 
 if TYPE_CHECKING:
     from .observer import AttributeValue, SpanKind
 
-
-HIDDEN: Final = "llmgine.hidden"
-"""The attribute of a span that is not recorded."""
 
 Deliver = Callable[[Record], None]
 
@@ -63,7 +67,7 @@ class Recorder(SpanProcessor):
     def on_end(self, span: ReadableSpan) -> None:
         # `attributes` is a read-only view; its copy is the cheapest way to a plain dictionary.
         attributes = cast("MappingProxyType[str, Any]", span.attributes).copy()
-        if HIDDEN in attributes or span.context is None:
+        if span.context is None:
             return
         for key in self._unwanted & attributes.keys():
             del attributes[key]
@@ -134,6 +138,8 @@ class Recorder(SpanProcessor):
         return dict(self._redact.fields(attributes or {}))
 
 
+_SAMPLED = otel.TraceFlags(otel.TraceFlags.SAMPLED)
+_NOT_SAMPLED = otel.TraceFlags(otel.TraceFlags.DEFAULT)
 _KINDS = {
     "internal": otel.SpanKind.INTERNAL,
     "client": otel.SpanKind.CLIENT,
@@ -158,13 +164,21 @@ class Tracing:
         self._batches = [BatchSpanProcessor(exporter) for exporter in exporters]
         # What is true of the whole process is only told to exporters.
         known = Resource.create().attributes if exporters else {}
+        # It takes those that others add to the provider, too. Its constructor says no types.
+        self._processors: SynchronousMultiSpanProcessor = cast(
+            "Any", SynchronousMultiSpanProcessor
+        )()
         self.provider = TracerProvider(
-            resource=Resource(cast("Any", redact.fields(known))), shutdown_on_exit=False
+            resource=Resource(cast("Any", redact.fields(known))),
+            shutdown_on_exit=False,
+            active_span_processor=self._processors,
         )
         self.provider.add_span_processor(
             Recorder(deliver, redact, self._batches, capture_content=capture_content)
         )
-        self._tracer = self.provider.get_tracer("llmgine")
+        self._sampler = self.provider.sampler
+        if isinstance(self.provider.get_tracer("llmgine"), otel.NoOpTracer):
+            self._sampler = ALWAYS_OFF  # As OTEL_SDK_DISABLED asks.
         if exporters:
             atexit.register(self.close)
 
@@ -177,9 +191,31 @@ class Tracing:
         *,
         with_stack: bool = False,
     ) -> LiveSpan:
-        context = None if parent is None else _remote(parent)
-        span = self._tracer.start_span(name, context, _KINDS[kind], attributes)
-        return LiveSpan(span, with_stack=with_stack)
+        context = otel_context.get_current() if parent is None else _remote(parent)
+        above = otel.get_current_span(context).get_span_context()
+        ids = self.provider.id_generator
+        trace_id = above.trace_id if above.is_valid else ids.generate_trace_id()
+        sampled = self._sampler.should_sample(context, trace_id, name, _KINDS[kind], attributes)
+        is_sampled = sampled.decision is Decision.RECORD_AND_SAMPLE
+        span = LiveSpan(
+            name,
+            otel.SpanContext(
+                trace_id,
+                ids.generate_span_id(),
+                is_remote=False,
+                trace_flags=_SAMPLED if is_sampled else _NOT_SAMPLED,
+                trace_state=sampled.trace_state,
+            ),
+            above if above.is_valid else None,
+            _KINDS[kind],
+            attributes,
+            resource=self.provider.resource,
+            processor=self._processors,
+            with_stack=with_stack,
+        )
+        if is_sampled:
+            self._processors.on_start(cast("Any", span), context)  # It wants the SDK's own class.
+        return span
 
     def ids(self, traceparent: str | None) -> tuple[str | None, str | None]:
         """Trace and span of the traceparent; of the current span where it is `None`."""
@@ -202,8 +238,8 @@ class Tracing:
 
     def hide_span(self) -> None:
         span = otel.get_current_span()
-        if isinstance(span, ReadableSpan) and span.kind is otel.SpanKind.CONSUMER:
-            span.set_attribute(HIDDEN, "yes")
+        if isinstance(span, LiveSpan) and span.kind is otel.SpanKind.CONSUMER:
+            span.hidden = True
 
     def close(self, timeout_s: float = 5.0) -> None:
         """Let every exporter send what it has, side by side, and end them."""
@@ -224,70 +260,12 @@ class Tracing:
                 thread.join(max(0.0, deadline - time.monotonic()))
 
 
-def _remote(traceparent: str) -> otel_context.Context | None:
+def _remote(traceparent: str) -> otel_context.Context:
     match = _TRACEPARENT.fullmatch(traceparent)
     if match is None:
-        return None
+        return otel_context.get_current()
     trace_id, span_id, flags = (int(part, 16) for part in match.groups())
     span = otel.NonRecordingSpan(
         otel.SpanContext(trace_id, span_id, is_remote=True, trace_flags=otel.TraceFlags(flags))
     )
     return otel.set_span_in_context(span)
-
-
-class LiveSpan:
-    """A started span; current from entering to leaving the block, and ended by that."""
-
-    __slots__ = ("_failed", "_span", "_token", "_with_stack")
-
-    def __init__(self, span: otel.Span, *, with_stack: bool) -> None:
-        self._span = span
-        self._with_stack = with_stack
-        self._failed = False
-
-    def set(self, key: str, value: AttributeValue) -> None:
-        self._span.set_attribute(key, value)
-
-    def set_all(self, attributes: Mapping[str, AttributeValue]) -> None:
-        self._span.set_attributes(attributes)
-
-    def fail(self, error_type: str, message: str = "") -> None:
-        self._failed = True
-        self._span.set_attribute(semconv.ERROR_TYPE, error_type)
-        self._span.set_status(otel.StatusCode.ERROR, message)
-
-    def __enter__(self) -> LiveSpan:
-        self._token = otel_context.attach(otel.set_span_in_context(self._span))
-        return self
-
-    def __exit__(
-        self,
-        error_type: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        try:
-            # A generator that is closed early has not failed, nor what is put off until later.
-            failed = error is not None and getattr(error, "is_failure", True)
-            if error is not None and failed and not isinstance(error, GeneratorExit):
-                self._fail_by(error)
-            self._span.end()
-        finally:
-            # Not `detach`, which logs an error where a stream is closed by another task than
-            # the one that began it; then there is nothing to put back.
-            with suppress(ValueError):
-                self._token.var.reset(self._token)
-
-    def _fail_by(self, error: BaseException) -> None:
-        message = message_of(error)
-        if not self._failed:
-            self.fail(type(error).__qualname__, message)
-        if self._with_stack and isinstance(error, Exception):
-            self._span.add_event(
-                semconv.EXCEPTION,
-                {
-                    semconv.EXCEPTION_TYPE: type(error).__qualname__,
-                    semconv.EXCEPTION_MESSAGE: message,
-                    semconv.EXCEPTION_STACKTRACE: stack_of(error),
-                },
-            )

@@ -114,7 +114,10 @@ CLIENT_TIME_TO_FIRST_CHUNK: Final = Histogram(
     "gen_ai.client.operation.time_to_first_chunk", "s", "Of a streamed answer.", _SECONDS
 )
 CLIENT_TIME_PER_OUTPUT_CHUNK: Final = Histogram(
-    "gen_ai.client.operation.time_per_output_chunk", "s", "Between two chunks.", _SECONDS
+    "gen_ai.client.operation.time_per_output_chunk",
+    "s",
+    "Between two chunks of a streamed answer, on average.",
+    _SECONDS,
 )
 
 

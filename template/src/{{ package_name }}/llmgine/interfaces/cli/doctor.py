@@ -14,7 +14,7 @@ import tempfile
 import textwrap
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import closing, suppress
+from contextlib import AsyncExitStack, closing, suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -270,14 +270,21 @@ async def check_application(entry: Entry, settings: RuntimeSettings) -> AsyncIte
     yield check_model(app)
     for check in check_names(app):
         yield check
-    yield await check_store(app)
-    journal, transport = await check_journal(app), await check_transport(app)
-    yield journal
-    yield transport
-    # Without them it cannot start, and would only say the same again.
-    with suppress(JournalError, TransportError):
-        async with app:
-            yield await check_queue(app, entry.name)
+    async with AsyncExitStack() as stack:
+        # An application that was not started does not close what the checks open.
+        stack.push_async_callback(app.store.aclose)
+        if app.bus.delivery is not None:
+            stack.push_async_callback(app.bus.delivery.journal.aclose)
+        if app.bus.transport is not None:
+            stack.push_async_callback(app.bus.transport.aclose)
+        yield await check_store(app)
+        journal, transport = await check_journal(app), await check_transport(app)
+        yield journal
+        yield transport
+        # Without them it cannot start, and would only say the same again.
+        with suppress(JournalError, TransportError):
+            async with app:
+                yield await check_queue(app, entry.name)
 
 
 def check_model(app: Application) -> Check:

@@ -145,12 +145,11 @@ def encode_request(
     Raises:
         LLMError: a file is of a kind that the format does not have, or where it has none.
     """
-    origin = Origin(provider, request.model)
     # Those who insist on the newer field sign nothing here, and refuse fields they do not know.
     signed_by = provider if max_tokens_field == "max_tokens" else ""
     messages: list[JsonValue] = []
     for message in request.messages:
-        messages += _encode_message(message, signed_by, origin)
+        messages += _encode_message(message, signed_by, provider, request.model)
     body: dict[str, JsonValue] = {"model": request.model, "messages": messages}
     if request.tools:
         body["tools"] = [
@@ -183,21 +182,31 @@ def encode_request(
     return merged(body, request.extra_body)
 
 
-def _encode_message(message: ChatMessage, signed_by: str, origin: Origin) -> Iterator[JsonValue]:
+def _encode_message(
+    message: ChatMessage, signed_by: str, provider: str, model: str
+) -> list[JsonValue]:
     """One message of ours is several of theirs when it carries tool results."""
-    for result in message.tool_results:
-        yield {"role": "tool", "tool_call_id": result.call_id, "content": result.content}
-    calls: list[JsonValue] = [_encode_call(call, signed_by) for call in message.tool_calls]
-    content = encode_content(message, _encode_text, _encode_file, origin)
-    if calls:
-        fields = _encode_reasoning(message, signed_by)
-        yield {"role": message.role, "content": content or None, "tool_calls": calls, **fields}
-        return
-    fields = _encode_reasoning(message, signed_by)
+    # Most messages are text alone: what a message does not hold is not looked for.
+    kinds = {part.type for part in message.parts}
+    content: JsonValue = message.text
+    if "blob" in kinds or "uri" in kinds:
+        origin = Origin(provider, model)
+        content = encode_content(message, _encode_text, _encode_file, origin)
+    fields = _encode_reasoning(message, signed_by) if "reasoning" in kinds else {}
+    results = message.tool_results if "tool_result" in kinds else ()
+    messages: list[JsonValue] = [
+        {"role": "tool", "tool_call_id": result.call_id, "content": result.content}
+        for result in results
+    ]
     # Mistral refuses an empty answer, such as one that was cut off while the model thought.
-    may_be_empty = message.role != "assistant" and not message.tool_results
-    if content or fields or may_be_empty:
-        yield {"role": message.role, "content": content, **fields}
+    may_be_empty = message.role != "assistant" and not results
+    if "tool_call" in kinds:
+        calls: list[JsonValue] = [_encode_call(call, signed_by) for call in message.tool_calls]
+        content = content or None
+        messages.append({"role": message.role, "content": content, "tool_calls": calls, **fields})
+    elif content or fields or may_be_empty:
+        messages.append({"role": message.role, "content": content, **fields})
+    return messages
 
 
 def _encode_text(text: str) -> JsonValue:
@@ -299,13 +308,22 @@ def decode_response(body: Any, request: LLMRequest, origin: Origin) -> Iterator[
 
 def _as_one_delta(choice: Mapping[str, Any]) -> dict[str, Any]:
     message = as_mapping(choice.get("message"))
-    said = filter(None, map(as_mapping, as_list(message.get("tool_calls"))))
-    calls = [{**call, "index": index} for index, call in enumerate(said)]
-    return {**choice, "delta": {**message, "tool_calls": calls}}
+    if calls := _calls_of(message):
+        numbered = [{**call, "index": index} for index, call in enumerate(calls)]
+        message = {**message, "tool_calls": numbered}
+    return {**choice, "delta": message}
+
+
+def _calls_of(message: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    calls = message.get("tool_calls")
+    return [one for one in map(as_mapping, as_list(calls)) if one] if calls else []
 
 
 class StreamDecoder:
     """Turns the objects of one stream into chunks."""
+
+    done = False
+    """Never: an event of its own, `[DONE]`, is the end."""
 
     def __init__(self, request: LLMRequest, origin: Origin) -> None:
         self._origin = origin
@@ -325,12 +343,7 @@ class StreamDecoder:
         """Whether the server has said why it stopped; only the usage may follow."""
         return self._finish_reason != ""
 
-    @property
-    def done(self) -> bool:
-        """Never: an event of its own, `[DONE]`, is the end."""
-        return False
-
-    def feed(self, body: Any) -> Iterator[Chunk]:
+    def feed(self, body: Any) -> list[Chunk]:
         """Take the next object.
 
         Raises:
@@ -345,39 +358,41 @@ class StreamDecoder:
             self._usage = decode_usage(usage) or self._usage
         if results := body.get("prompt_filter_results"):
             self._filtered = self._filtered or _is_filtered(results)
+        chunks: list[Chunk] = []
         for choice in as_list(body.get("choices")):
             if isinstance(choice, dict) and choice.get("index") in (0, None):
-                yield from self._take(choice)
+                chunks += self._take(choice)
+        return chunks
 
-    def _take(self, choice: Mapping[str, Any]) -> Iterator[Chunk]:
+    def _take(self, choice: Mapping[str, Any]) -> list[Chunk]:
         if choice.get("error"):
             raise self._origin.refused(Refusal.parse(choice))
         self._answered = True
-        # Gemini adds its own word: `content_filter: PROHIBITED_CONTENT`.
-        why = as_text(choice.get("finish_reason")).partition(":")[0]
-        self._finish_reason = why or self._finish_reason
+        if why := as_text(choice.get("finish_reason")):
+            # Gemini adds its own word: `content_filter: PROHIBITED_CONTENT`.
+            self._finish_reason = why.partition(":")[0] or self._finish_reason
         delta = as_mapping(choice.get("delta"))
-        if content := as_text(delta.get(_REASONING_CONTENT)):
+        chunks: list[Chunk] = []
+        if thoughts := as_text(delta.get(_REASONING_CONTENT)):
             self._thinks_aloud = True
-            yield ReasoningDelta(text=content)
-        elif reasoning := as_text(delta.get("reasoning")):
-            # Vendors have two names for one thing; some send both.
-            yield ReasoningDelta(text=reasoning)
-        elif thoughts := _thoughts(delta.get("content")):
-            yield ReasoningDelta(text=thoughts)
+        # Vendors have two names for one thing; some send both.
+        thoughts = thoughts or as_text(delta.get("reasoning")) or _thoughts(delta.get("content"))
+        if thoughts:
+            chunks.append(ReasoningDelta(text=thoughts))
         if details := delta.get("reasoning_details"):
             self._details.feed(details)
-        refusal = as_text(delta.get("refusal"))
-        self._refused = self._refused or bool(refusal)
-        if text := _content(delta.get("content")) + refusal:
-            if self._thinks_aloud:
-                yield self._end_of_thinking()
-            yield TextDelta(text=text)
-        for call in as_list(delta.get("tool_calls")):
-            if isinstance(call, dict) and call:
-                if self._thinks_aloud:
-                    yield self._end_of_thinking()
-                yield from self._calls.feed(call)
+        text = _content(delta.get("content"))
+        if refusal := as_text(delta.get("refusal")):
+            self._refused = True
+            text += refusal
+        calls = _calls_of(delta)
+        if self._thinks_aloud and (text or calls):
+            chunks.append(self._end_of_thinking())
+        if text:
+            chunks.append(TextDelta(text=text))
+        for call in calls:
+            chunks += self._calls.feed(call)
+        return chunks
 
     def _end_of_thinking(self) -> Chunk:
         self._thinks_aloud = False
@@ -470,11 +485,13 @@ def decode_usage(usage: Any) -> Usage | None:
 
 def _thoughts(content: Any) -> str:
     """What Mistral's models think: parts of the text, each with parts of its own."""
-    return "".join(_content(as_mapping(part).get("thinking")) for part in as_list(content))
+    if not isinstance(content, list):
+        return ""
+    return "".join(_content(as_mapping(part).get("thinking")) for part in content)
 
 
 def _content(value: Any) -> str:
     """Text, which a few servers send as a list of parts."""
-    if not isinstance(value, list):
-        return as_text(value)
-    return "".join(as_text(as_mapping(part).get("text")) for part in value)
+    if isinstance(value, str):
+        return value
+    return "".join(as_text(as_mapping(part).get("text")) for part in as_list(value))

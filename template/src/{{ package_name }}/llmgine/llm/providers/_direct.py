@@ -8,8 +8,8 @@ import json
 import re
 from base64 import b64encode
 from codecs import BOM_UTF8
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager
 from importlib import import_module
 from mimetypes import guess_extension
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -33,7 +33,7 @@ from ._events import EventReader, EventTooLargeError
 from ._failures import GENERAL_FIXES, Origin, Refusal
 
 if TYPE_CHECKING:
-    from ._http import HttpServer
+    from ._http import HttpReply, HttpServer
 
 _MAX_BODY_BYTES = 32 * 2**20
 File = BlobPart | UriPart
@@ -79,7 +79,7 @@ class Decoder(Protocol):
         """Whether the server has said that nothing follows, although it may stay connected."""
         ...
 
-    def feed(self, body: Any) -> Iterator[Chunk]:
+    def feed(self, body: Any) -> Iterable[Chunk]:
         """Take the next object of a stream.
 
         Raises:
@@ -145,6 +145,7 @@ class DirectProvider:
         self._wire = wire
         self._base_url = base_url
         self.server_address, self.server_port = parse_address(base_url, base_url_variable)
+        self._netloc = urlsplit(base_url).netloc
         self._base_url_variable = base_url_variable
         self._headers = {"Content-Type": "application/json", "User-Agent": "llmgine", **headers}
         self._fixes = {**GENERAL_FIXES, **fixes}
@@ -171,26 +172,29 @@ class DirectProvider:
         """
         origin = self._origin(request)
         async with self._post(request, origin, stream=True) as reply:
-            decoder = self._wire.decoder(request, origin)
-            begin = await _beginning(reply)
-            if begin[:1] in (b"{", b"[", b"<"):
+            piece = await _beginning(reply)
+            if piece[:1] in (b"{", b"[", b"<"):
                 # A server that cannot stream answers as if it had not been asked to. Its bytes
                 # say so: many servers label them as what they are not.
-                body = await _read_json(reply, origin, begin)
+                body = await _read_json(reply, origin, piece)
                 for chunk in self._wire.decode(body, request, origin):
                     yield chunk
                 return
-            said_done = False
-            async with aclosing(_events(begin, reply, origin, decoder)) as events:
-                async for event in events:
-                    said_done = event.strip() == "[DONE]"
-                    if said_done:
-                        break
-                    for chunk in decoder.feed(parse_json(event, origin)):
-                        yield chunk
-                    if said_done := decoder.done:
-                        break
-            for chunk in decoder.end(said_done=said_done):
+            decoder = self._wire.decoder(request, origin)
+            answer = _StreamedAnswer(decoder, origin)
+            while piece:
+                for chunk in answer.feed(piece):
+                    yield chunk
+                if answer.said_done:
+                    break
+                try:
+                    piece = await reply.read_piece()
+                except LLMError:
+                    # After the reason to stop, only the token counts can be missing.
+                    if not decoder.finished:
+                        raise
+                    break
+            for chunk in answer.end():
                 yield chunk
             await reply.drain()
 
@@ -198,23 +202,28 @@ class DirectProvider:
         if self._server is not None:
             await self._server.aclose()
 
-    @asynccontextmanager
-    async def _post(
+    def _post(
         self, request: LLMRequest, origin: Origin, *, stream: bool
-    ) -> AsyncIterator[Reply]:
+    ) -> AbstractAsyncContextManager[Reply]:
         """A reply that is not a refusal."""
+        return _Posting(self._send(request, origin, stream=stream))
+
+    async def _send(self, request: LLMRequest, origin: Origin, *, stream: bool) -> HttpReply:
         server = self._server or await self._connect()
         body = self._wire.encode(request, stream=stream)
         whole_s = request.timeout_s or self._timeout_s
-        async with server.post(
+        reply = await server.post(
             _as_bytes(body),
             origin,
             total_s=request.timeout_s if stream else whole_s,
             silence_s=self._timeout_s if stream else whole_s,
-        ) as reply:
-            if not 200 <= reply.status < 300:
-                raise await self._refused(reply, origin)
-            yield reply
+        )
+        if 200 <= reply.status < 300:
+            return reply
+        try:
+            raise await self._refused(reply, origin)
+        finally:
+            reply.close()
 
     async def _connect(self) -> HttpServer:
         # Importing aiohttp takes a third of a second: not in the event loop.
@@ -229,8 +238,7 @@ class DirectProvider:
         return url._replace(path=f"{url.path.rstrip('/')}{self._wire.path}").geturl()
 
     def _origin(self, request: LLMRequest) -> Origin:
-        server = urlsplit(self._base_url).netloc
-        return Origin(self.name, request.model, server, self._fixes, self._secrets)
+        return Origin(self.name, request.model, self._netloc, self._fixes, self._secrets)
 
     async def _refused(self, reply: Reply, origin: Origin) -> LLMError:
         if reply.status < 400:
@@ -248,6 +256,20 @@ class DirectProvider:
             title = re.search(r"<title>(.*?)</title>", text, re.DOTALL | re.IGNORECASE)
             body = title[1] if title else "" if "<html" in text.lower() else text
         return origin.refused(Refusal.parse(body, reply.status), reply.headers)
+
+
+class _Posting:
+    """Brings a reply, and closes it: cheaper than a generator, for there is one in each call."""
+
+    def __init__(self, sending: Coroutine[Any, Any, HttpReply]) -> None:
+        self._sending = sending
+
+    async def __aenter__(self) -> Reply:
+        self._reply = await self._sending
+        return self._reply
+
+    async def __aexit__(self, *_: object) -> None:
+        self._reply.close()
 
 
 def parse_address(base_url: str, variable: str) -> tuple[str, int]:
@@ -393,30 +415,42 @@ async def _beginning(reply: Reply) -> bytes:
     return begin
 
 
-async def _events(
-    begin: bytes, reply: Reply, origin: Origin, decoder: Decoder
-) -> AsyncGenerator[str, None]:
-    reader = EventReader(_MAX_BODY_BYTES)
-    piece = begin
-    try:
-        while piece:
-            for event in reader.feed(piece):
+class _StreamedAnswer:
+    """The chunks of an answer, from the bytes of its events."""
+
+    def __init__(self, decoder: Decoder, origin: Origin) -> None:
+        self._decoder = decoder
+        self._origin = origin
+        self._reader = EventReader(_MAX_BODY_BYTES)
+        self.said_done = False
+        """Nothing follows, although the server may stay connected."""
+
+    def feed(self, piece: bytes) -> Iterator[Chunk]:
+        return self._decode(self._reader.feed(piece))
+
+    def end(self) -> Iterator[Chunk]:
+        if not self.said_done:
+            yield from self._decode(self._reader.finish())
+        yield from self._decoder.end(said_done=self.said_done)
+
+    def _decode(self, events: Iterable[str]) -> Iterator[Chunk]:
+        try:
+            for event in events:
+                if event.strip() == "[DONE]":
+                    self.said_done = True
                 # Some servers keep the connection alive with events of nothing.
-                if event:
-                    yield event
-            piece = await reply.read_piece()
-    except EventTooLargeError as cause:
-        raise origin.error(LLMErrorKind.BAD_RESPONSE, f"sent {cause}") from cause
-    except LLMError:
-        # After the reason to stop, only the token counts can be missing.
-        if not decoder.finished:
-            raise
-    for event in reader.finish():
-        yield event
+                elif event:
+                    yield from self._decoder.feed(parse_json(event, self._origin))
+                    self.said_done = self._decoder.done
+                if self.said_done:
+                    return
+        except EventTooLargeError as cause:
+            raise self._origin.error(LLMErrorKind.BAD_RESPONSE, f"sent {cause}") from cause
 
 
 async def _read_json(reply: Reply, origin: Origin, begin: bytes = b"") -> Any:
-    text = (begin + await reply.read(_MAX_BODY_BYTES)).decode("utf-8-sig", "replace")
+    body = begin + await reply.read(_MAX_BODY_BYTES)
+    text = body.removeprefix(BOM_UTF8).decode("utf-8", "replace")
     if text.lstrip().startswith("<"):
         raise origin.error(LLMErrorKind.BAD_RESPONSE, "answered with a web page")
     return parse_json(text, origin)

@@ -35,16 +35,20 @@ class EventReader:
         """
         if self._held or b"\r" in piece:
             piece = self._with_plain_ends(piece)
-        first, *others = piece.split(b"\n")
-        self._line += first
-        for begun in others:
-            line = bytes(self._line)
-            self._line[:] = begun
+        lines = piece.split(b"\n")
+        unfinished = lines.pop()
+        if lines and self._line:
+            lines[0] = bytes(self._line + lines[0])
+            self._line.clear()
+        for line in lines:
             if line:
                 self._take(line)
             elif self._data:
                 yield self._event()
-        self._check(len(self._line))
+        if unfinished:
+            self._line += unfinished
+            if len(self._line) > self._max_event_bytes:
+                raise self._too_large()
 
     def finish(self) -> Iterator[str]:
         """What is left when the stream has ended."""
@@ -66,11 +70,11 @@ class EventReader:
             value = value.removeprefix(b" ")
             self._data.append(value if name == b"data" else b'{"error": %b}' % value)
             self._data_bytes += len(value)
-            self._check(self._data_bytes)
+            if self._data_bytes > self._max_event_bytes:
+                raise self._too_large()
 
-    def _check(self, size_bytes: int) -> None:
-        if size_bytes > self._max_event_bytes:
-            raise EventTooLargeError(f"an event of more than {self._max_event_bytes} bytes")
+    def _too_large(self) -> EventTooLargeError:
+        return EventTooLargeError(f"an event of more than {self._max_event_bytes} bytes")
 
     def _event(self) -> str:
         data = b"\n".join(self._data)

@@ -112,7 +112,7 @@ class Refusal:
         return LLMErrorKind.SERVER
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Origin:
     """Who was asked for what: the subject of every error message about one model call.
 

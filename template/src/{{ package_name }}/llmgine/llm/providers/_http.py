@@ -5,9 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Mapping
+from contextlib import suppress
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
@@ -22,12 +21,6 @@ _MAX_HEADER_BYTES = 2**16
 _FAILURES = (aiohttp.ClientError, OSError)  # TimeoutError is an OSError.
 
 
-@dataclass(frozen=True, slots=True)
-class _Limits:
-    total_s: float | None
-    silence_s: float
-
-
 class HttpServer:
     """Posts to one address, over connections that are kept for the next call.
 
@@ -40,11 +33,10 @@ class HttpServer:
         self._proxy = _proxy_for(self._url)
         self._sessions: dict[asyncio.AbstractEventLoop, aiohttp.ClientSession] = {}
 
-    @asynccontextmanager
     async def post(
         self, body: bytes, origin: Origin, *, total_s: float | None, silence_s: float
-    ) -> AsyncIterator[HttpReply]:
-        """The server's reply, whose connection is closed on leaving unless it was read whole.
+    ) -> HttpReply:
+        """The server's reply, for the caller to close.
 
         Args:
             body: JSON.
@@ -57,24 +49,24 @@ class HttpServer:
         """
         if self._proxy is not None and self._proxy.scheme not in ("http", "https"):
             raise _of_proxy(self._proxy, "is no HTTP proxy", origin)
-        limits = _Limits(total_s, silence_s)
-        timeout = aiohttp.ClientTimeout(total=total_s, connect=silence_s, sock_read=silence_s)
+        # Each timer costs time in every call: none that another one forestalls.
+        is_forestalled = total_s is not None and total_s <= silence_s
+        limits = aiohttp.ClientTimeout(
+            total=total_s, connect=silence_s, sock_read=None if is_forestalled else silence_s
+        )
         try:
             response = await self._session().post(
                 self._url,
                 # aiohttp warns of large bodies that are sent at once; files are sent in pieces.
                 data=body if len(body) < _LARGE_BYTES else io.BytesIO(body),
                 headers=self._headers,
-                timeout=timeout,
+                timeout=limits,
                 proxy=self._proxy,
                 allow_redirects=False,
             )
         except _FAILURES as error:
             raise _explained(error, origin, limits, self._proxy) from _shown(error)
-        try:
-            yield HttpReply(response, origin, limits)
-        finally:
-            response.close()
+        return HttpReply(response, origin, limits)
 
     def _session(self) -> aiohttp.ClientSession:
         loop = asyncio.get_running_loop()
@@ -104,7 +96,9 @@ class HttpServer:
 class HttpReply:
     """The `_direct.Reply` of aiohttp."""
 
-    def __init__(self, response: aiohttp.ClientResponse, origin: Origin, limits: _Limits) -> None:
+    def __init__(
+        self, response: aiohttp.ClientResponse, origin: Origin, limits: aiohttp.ClientTimeout
+    ) -> None:
         self._response = response
         self._origin = origin
         self._limits = limits
@@ -113,8 +107,8 @@ class HttpReply:
 
     async def read(self, max_bytes: int) -> bytes:
         body = bytearray()
-        while piece := await self.read_piece():
-            body += piece
+        while not self._response.content.at_eof():
+            body += await self.read_piece()
             if len(body) > max_bytes:
                 raise self._origin.error(
                     LLMErrorKind.BAD_RESPONSE, f"sent more than {max_bytes} bytes"
@@ -128,13 +122,19 @@ class HttpReply:
             raise _explained(error, self._origin, self._limits) from _shown(error)
 
     async def drain(self) -> None:
+        if self._response.content.is_eof():
+            return
         with suppress(TimeoutError, aiohttp.ClientError):
             async with asyncio.timeout(_DRAIN_S):
                 await self._response.content.readany()
 
+    def close(self) -> None:
+        """Close the connection, unless the reply was read whole."""
+        self._response.close()
+
 
 def _explained(
-    error: Exception, origin: Origin, limits: _Limits, proxy: URL | None = None
+    error: Exception, origin: Origin, limits: aiohttp.ClientTimeout, proxy: URL | None = None
 ) -> LLMError:
     """Says whatever went wrong between here and the server."""
     kind, fix = LLMErrorKind.NETWORK, None
@@ -144,11 +144,11 @@ def _explained(
         case aiohttp.ClientProxyConnectionError() if proxy:
             return _of_proxy(proxy, f"cannot be reached ({_reason(error.os_error)})", origin)
         case aiohttp.ConnectionTimeoutError():
-            what = f"gave no connection within {limits.silence_s:g} s"
+            what = f"gave no connection within {limits.connect:g} s"
         case aiohttp.SocketTimeoutError():
-            kind, what = LLMErrorKind.TIMEOUT, f"was silent for {limits.silence_s:g} s"
+            kind, what = LLMErrorKind.TIMEOUT, f"was silent for {limits.sock_read:g} s"
         case TimeoutError():
-            kind, what = LLMErrorKind.TIMEOUT, f"did not finish within {limits.total_s:g} s"
+            kind, what = LLMErrorKind.TIMEOUT, f"did not finish within {limits.total:g} s"
         case aiohttp.ClientConnectorCertificateError():
             what = "showed a certificate that cannot be verified"
             fix = "Install the system's CA certificates, or set SSL_CERT_FILE."
