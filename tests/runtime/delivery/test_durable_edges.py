@@ -198,12 +198,15 @@ async def test_a_bus_closes_its_journal_also_when_nobody_waits_for_its_stop(
     await begun.wait()
 
     stopping = asyncio.create_task(bus.stop(0))
+    await asyncio.sleep(0)
+    waiting = asyncio.create_task(bus.stop(0))
     while not stopping.done():
         await asyncio.sleep(0)
         stopping.cancel()
     let_go.set()
 
     async with asyncio.timeout(10):
+        await waiting
         # SQLite removes it when the last connection is closed.
         while (tmp_path / "app.db-wal").exists():  # noqa: ASYNC110  a thread does it
             await asyncio.sleep(0)

@@ -268,7 +268,7 @@ async def test_a_server_that_is_not_there_is_asked_for_by_address() -> None:
     async with VendorServer() as gone:
         url = gone.root
 
-    error = await fail(AnthropicProvider(None, url))
+    error = await fail(AnthropicProvider(None, f"{url}?key={KEY}"))
 
     assert error.kind is LLMErrorKind.NETWORK
     assert f"Is a server running at {url}? ANTHROPIC_BASE_URL" in str(error)

@@ -306,6 +306,14 @@ def test_what_only_one_vendor_knows_is_merged_into_what_is_sent() -> None:
         ("content_filter", FinishReason.CONTENT_FILTER),
         ("content_filter: PROHIBITED_CONTENT", FinishReason.CONTENT_FILTER),
         ("model_length", FinishReason.LENGTH),
+        ("MAX_TOKENS", FinishReason.LENGTH),
+        ("model_context_window_exceeded", FinishReason.LENGTH),
+        ("repetition_truncation", FinishReason.LENGTH),
+        ("sensitive", FinishReason.CONTENT_FILTER),
+        ("SAFETY", FinishReason.CONTENT_FILTER),
+        ("guardrail_intervened", FinishReason.CONTENT_FILTER),
+        ("refusal", FinishReason.CONTENT_FILTER),
+        ("eos_token", FinishReason.STOP),
         (None, FinishReason.STOP),
     ],
 )
@@ -319,7 +327,9 @@ def test_every_reason_to_stop_has_one_of_ours(theirs: str | None, ours: FinishRe
         ("error", LLMErrorKind.SERVER),
         ("abort", LLMErrorKind.SERVER),
         ("insufficient_system_resource", LLMErrorKind.SERVER),
+        ("network_error", LLMErrorKind.SERVER),
         ("function_call_filter: MALFORMED_FUNCTION_CALL", LLMErrorKind.BAD_RESPONSE),
+        ("malformed_function_call", LLMErrorKind.BAD_RESPONSE),
     ],
 )
 def test_an_answer_that_the_server_broke_off_is_none(theirs: str, kind: LLMErrorKind) -> None:
@@ -370,6 +380,10 @@ def test_an_answer_with_calls_stopped_for_them_whatever_the_server_says(said: st
             {"prompt_tokens": 10, "completion_tokens": 5, "prompt_cache_hit_tokens": 4},
             Usage(input_tokens=10, output_tokens=5, cache_read_tokens=4),
         ),
+        (  # Kimi.
+            {"prompt_tokens": 10, "completion_tokens": 5, "cached_tokens": 4},
+            Usage(input_tokens=10, output_tokens=5, cache_read_tokens=4),
+        ),
         (  # Gemini, while it thinks.
             {"prompt_tokens": 8, "total_tokens": 73},
             Usage(input_tokens=8, output_tokens=65),
@@ -387,6 +401,25 @@ def test_an_answer_with_calls_stopped_for_them_whatever_the_server_says(said: st
 )
 def test_tokens_are_counted_in_every_dialect(usage: Any, ours: Usage | None) -> None:
     assert decode_usage(usage) == ours
+
+
+COUNTS = {"prompt_tokens": 3, "completion_tokens": 4}
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        {"usage": COUNTS, "choices": []},
+        # Groq.
+        {**delta("stop"), "x_groq": {"id": "req_1", "usage": COUNTS}},
+        # Kimi.
+        {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop", "usage": COUNTS}]},
+    ],
+)
+def test_tokens_are_counted_wherever_the_server_tells_them(last: Any) -> None:
+    answer = streamed([{**delta(content="a"), "x_groq": {"id": "req_1"}}, last])
+
+    assert answer.usage == Usage(input_tokens=3, output_tokens=4)
 
 
 @pytest.mark.parametrize(
@@ -493,6 +526,13 @@ def test_an_error_inside_a_good_answer_is_an_error(
         streamed([delta(content="a"), {"error": error}])
 
     assert (caught.value.kind, caught.value.status) == (kind, status)
+
+
+def test_an_object_may_say_that_it_is_an_error() -> None:
+    with pytest.raises(LLMError, match="slow down") as caught:
+        streamed([{"object": "error", "message": "slow down", "type": "x", "code": 429}])
+
+    assert caught.value.kind is LLMErrorKind.RATE_LIMIT
 
 
 def test_a_choice_may_tell_the_error_that_ended_it() -> None:

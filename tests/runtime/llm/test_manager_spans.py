@@ -354,6 +354,20 @@ async def test_a_failed_attempt_is_measured_with_its_kind_and_no_tokens() -> Non
     assert dict(point.attributes or {}) == {**CALL, "error.type": "bad_request"}
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+async def test_an_exemplar_of_a_metric_leads_to_the_span_of_the_call(streaming: bool) -> None:
+    meters, sink = Meters(), MemorySink()
+    observer = Observer([sink])
+    stage = Stage({"a": [Act()]}, meter=meters.meter, observer=observer)
+
+    with observer.span("caller"):
+        await (stage.stream if streaming else stage.complete)("actors/a")
+
+    (point,) = meters.points()["gen_ai.client.operation.duration s"]
+    (exemplar,) = point.exemplars
+    assert f"{exemplar.span_id:016x}" == sink.records[0].span_id
+
+
 def test_who_measures_nothing_pays_for_no_opentelemetry() -> None:
     program = """
 import asyncio, sys

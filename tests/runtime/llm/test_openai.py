@@ -9,6 +9,7 @@ from pydantic import SecretStr
 
 from app.llmgine.contracts import LLMRequest
 from app.llmgine.errors import ConfigurationError, LLMErrorKind, MissingKeyError
+from app.llmgine.llm.providers._chat_completions import ChatCompletions
 from app.llmgine.llm.providers.openai import OpenAIProvider
 from runtime.llm.fake_openai import (
     FakeOpenAI,
@@ -87,6 +88,9 @@ async def test_the_key_is_sent_as_a_bearer_token(server: FakeOpenAI) -> None:
         ("https://mine.services.ai.azure.com/openai/v1", {"api-key": KEY}),
         ("https://mine.openai.azure.us/openai/v1", {"api-key": KEY}),
         ("https://azure.com.example/v1", {"Authorization": f"Bearer {KEY}"}),
+        ("https://mine.azure-api.net/openai/v1", {"api-key": KEY}),
+        ("https://gateway.example/azure-openai/a/b?api-version=2024-10-21", {"api-key": KEY}),
+        ("https://gateway.example/api-version=1/v1?a=1", {"Authorization": f"Bearer {KEY}"}),
     ],
 )
 def test_azure_gets_the_key_in_its_own_header(address: str, headers: dict[str, str]) -> None:
@@ -131,6 +135,73 @@ def test_the_host_decides_how_the_limit_on_tokens_is_called(address: str, field:
     assert body[field] == 5
 
 
+NEWER = "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_com"
+NEWER += "pletion_tokens' instead."
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+async def test_a_model_that_insists_on_the_other_name_of_the_limit_is_asked_again(
+    server: FakeOpenAI, streaming: bool
+) -> None:
+    server.will(refusal(400, NEWER, code="unsupported_parameter"))
+    provider = OpenAIProvider(None, server.url)
+    request = REQUEST.model_copy(update={"max_output_tokens": 5})
+    other = request.model_copy(update={"model": "other"})
+
+    for asked in (request, request, other):
+        if streaming:
+            assert [chunk async for chunk in provider.stream(asked)]
+        else:
+            await provider.complete(asked)
+    await provider.aclose()
+
+    limits = [{n: v for n, v in sent.body.items() if "max" in n} for sent in server.requests]
+    newer, older = {"max_completion_tokens": 5}, {"max_tokens": 5}
+    assert limits == [older, newer, newer, older]
+
+
+async def test_an_old_server_of_azure_is_asked_again_too(server: FakeOpenAI) -> None:
+    server.will(refusal(400, "Unrecognized request argument supplied: max_completion_tokens"))
+    provider = OpenAIProvider(None, server.url)
+    provider._wire = ChatCompletions(newer=True)
+
+    await provider.complete(REQUEST.model_copy(update={"max_output_tokens": 5}))
+    await provider.aclose()
+
+    assert [sent.body.get("max_tokens") for sent in server.requests] == [None, 5]
+
+
+@pytest.mark.parametrize(
+    ("reply", "limit"),
+    [
+        (refusal(400, NEWER), None),
+        (refusal(400, "max_tokens is too large: 9. This model supports at most 5."), 9),
+        (refusal(500, NEWER), 9),
+    ],
+)
+async def test_no_other_refusal_is_asked_again(
+    server: FakeOpenAI, reply: Raw, limit: int | None
+) -> None:
+    server.will(reply)
+
+    await fail(
+        OpenAIProvider(None, server.url), REQUEST.model_copy(update={"max_output_tokens": limit})
+    )
+
+    assert len(server.requests) == 1
+
+
+async def test_a_model_is_asked_again_only_once(server: FakeOpenAI) -> None:
+    server.will(refusal(400, NEWER), refusal(400, "Unknown parameter: 'max_completion_tokens'."))
+
+    error = await fail(
+        OpenAIProvider(None, server.url), REQUEST.model_copy(update={"max_output_tokens": 5})
+    )
+
+    assert "Unknown parameter" in str(error)
+    assert len(server.requests) == 2
+
+
 # What fails, and what is said about it.
 
 
@@ -164,8 +235,61 @@ def test_the_host_decides_how_the_limit_on_tokens_is_called(address: str, field:
                 "The input token count (1200000) exceeds the maximum number of tokens allowed",
                 "This model's maximum prompt length is 131072 but the request contains 537812",
                 "The decoder prompt (length 5000) is longer than the maximum model length of 4096",
+                "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 4096",
+                "Input validation error: `inputs` must have less than 4095 tokens. Given: 5000",
+                "Input length (5000 tokens) exceeds the maximum allowed length (4096 tokens).",
+                "Invalid request: Your request exceeded model token limit: 8192",
+                "InternalError.Algo.InvalidParameter: Range of input length should be [1, 30720]",
+                "Prompt exceeds max length",
             )
         ],
+        # With 400, where others say 401: Gemini, xAI.
+        (
+            whole(
+                [{"error": {"code": 400, "message": "API key not valid. Pass a valid one."}}], 400
+            ),
+            "authentication",
+            "OPENAI_API_KEY",
+        ),
+        (
+            whole({"code": "bad argument", "error": "Incorrect API key provided: a***z."}, 400),
+            "authentication",
+            "OPENAI_API_KEY",
+        ),
+        (
+            refusal(400, "You have reached your specified API usage limits."),
+            "authentication",
+            "billing",
+        ),
+        # DeepSeek, Qwen.
+        (refusal(400, "Content Exists Risk"), "content_filter", "other words"),
+        (
+            refusal(400, "It may contain inappropriate words.", code="data_inspection_failed"),
+            "content_filter",
+            "other words",
+        ),
+        # Groq, of what its model wrote.
+        (refusal(400, "Failed to call", code="tool_use_failed"), "bad_response", "Try again"),
+        (refusal(400, "Failed to write", code="json_validate_failed"), "bad_response", "Try again"),
+        (refusal(498, "Flex tier capacity exceeded"), "rate_limit", "Wait a little"),
+        # Azure and OpenRouter, of a model.
+        (
+            refusal(404, "The API deployment for this resource does not exist."),
+            "bad_request",
+            "Check the model's name",
+        ),
+        (refusal(400, "gpt-x is not a valid model ID"), "bad_request", "Check the model's name"),
+        # Cloudflare.
+        (
+            whole({"success": False, "error": [{"code": 2009, "message": "Who?"}]}, 401),
+            "authentication",
+            ": Who?. Check OPENAI_API_KEY",
+        ),
+        (
+            whole({"success": False, "errors": [{"code": 7003, "message": "No route"}]}, 400),
+            "bad_request",
+            ": No route",
+        ),
         (
             whole(
                 {
@@ -195,6 +319,7 @@ def test_the_host_decides_how_the_limit_on_tokens_is_called(address: str, field:
         (Raw([], 500), "server", "HTTP 500"),
         (Raw([b"\xff\xfe"], 500), "server", "HTTP 500"),
         (Raw([], 307, {"Location": "https://other.example/v1"}), "bad_response", "other.example"),
+        (Raw([], 307, {"Location": "http://[::1"}), "bad_response", "what is no address"),
         (Raw([b"<html>hello"], 200, {"Content-Type": "text/html"}), "bad_response", "web page"),
         (Raw([b"\n <!DOCTYPE html>"], 200, JSON), "bad_response", "web page"),
         (Raw([b'{"choices": ['], 200, JSON), "bad_response", "invalid JSON"),
@@ -237,6 +362,16 @@ async def test_a_server_that_is_not_there_is_asked_for_by_address() -> None:
 
     assert error.kind is LLMErrorKind.NETWORK
     assert f"Is a server running at {url}? OPENAI_BASE_URL" in str(error)
+
+
+async def test_what_an_address_asks_for_is_in_no_error() -> None:
+    async with FakeOpenAI() as gone:
+        url = gone.url
+
+    error = await fail(OpenAIProvider(None, f"{url}?key={KEY}"))
+
+    assert f"Is a server running at {url}?" in str(error)
+    assert KEY not in str(error)
 
 
 async def test_a_host_that_is_no_host_is_a_network_error() -> None:

@@ -437,6 +437,25 @@ def test_an_answer_whose_ids_change_with_every_event_is_told_once() -> None:
     assert streamed(events).text == "Hi"
 
 
+def test_items_that_share_an_index_are_told_apart_by_their_ids() -> None:
+    text = {**message("Hi"), "id": "m"}
+    items = [text, {**call("c1", "f", '{"x": 1}'), "id": "f"}, {**call("c2", "g", "{}"), "id": "g"}]
+    kinds = ["output_text", "function_call_arguments", "function_call_arguments"]
+    events: list[Any] = []
+    for item, kind, told in zip(items, kinds, ["Hi", '{"x": 1}', "{}"], strict=True):
+        begun = {**item, "content": [], "arguments": ""}
+        events += [
+            {"type": "response.output_item.added", "output_index": 0, "item": begun},
+            {"type": f"response.{kind}.delta", "output_index": 0}
+            | {"item_id": item["id"], "delta": told},
+        ]
+    for item in items:
+        events.append({"type": "response.output_item.done", "output_index": 0, "item": item})
+    events.append({"type": "response.completed", "response": whole(*items)})
+
+    assert streamed(events) == complete(whole(*items))
+
+
 def test_text_is_told_as_soon_as_it_is_there() -> None:
     decoder = WIRE.decoder(REQUEST, ORIGIN)
 

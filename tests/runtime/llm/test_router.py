@@ -99,6 +99,17 @@ async def test_a_plain_name_is_tried_again_too() -> None:
     assert [one.reason for one in response.attempts] == ["only target", "retry after server"]
 
 
+async def test_an_error_that_is_raised_again_says_only_what_was_tried_this_time() -> None:
+    error = LLMError("It is down.", kind=KIND.SERVER, provider="scripted")
+    manager = LLMManager({"down": lambda: ScriptedProvider([error] * 6)}, random=lambda: 0.0)
+
+    for _ in range(2):
+        with pytest.raises(LLMError) as caught:
+            await manager.complete(ask("down/a"))
+
+        assert str(caught.value) == "It is down. Tried: down/a (server) 3 times."
+
+
 async def test_each_target_has_retries_of_its_own() -> None:
     acts = {"a": [fails(KIND.SERVER)], "b": [fails(KIND.SERVER)] * 2 + [OK]}
     stage = Stage(acts, models=route(A, B))
@@ -388,6 +399,33 @@ async def test_the_fastest_is_known_from_what_was_measured() -> None:
         await stage.complete("fast")
 
     assert stage.actors.called == ["a", "b", "b", "b"]
+
+
+async def test_who_never_answers_is_not_the_fastest() -> None:
+    acts = {"a": [Act(gap_s=100)], "b": [Act(gap_s=1)]}
+    hurried = Target("actors/a", timeout_s=5)
+    stage = Stage(acts, models=route(hurried, B, strategy=fastest))
+
+    for _ in range(3):
+        await stage.complete("fast")
+
+    assert stage.actors.called == ["a", "b", "b", "b"]
+
+
+async def test_a_caller_who_leaves_makes_no_target_the_fastest() -> None:
+    acts = {"a": [Act(gap_s=100)], "b": [Act(gap_s=1)]}
+    stage = Stage(acts, models=route(A, B, strategy=fastest))
+    call = asyncio.create_task(stage.manager.complete(ask("fast")))
+    while not stage.actors.calls:  # noqa: ASYNC110  it has no event
+        await asyncio.sleep(0)
+    call.cancel()
+    await asyncio.wait([call])
+
+    await stage.complete("fast")
+    await stage.complete("fast")
+    await stage.complete("fast")
+
+    assert stage.actors.called == ["a", "a", "b", "b"]
 
 
 async def test_the_cheapest_is_known_from_the_prices(tmp_path: Path) -> None:

@@ -1,19 +1,22 @@
 """The manager reserves what a call may cost, and books what it took."""
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, closing
 from decimal import Decimal
 from pathlib import Path
 from typing import Protocol
 
 import pytest
+from opentelemetry.sdk.trace import SpanProcessor
 
 from app.llmgine.contracts import Usage
 from app.llmgine.errors import BudgetError, LLMError, LLMErrorKind
 from app.llmgine.llm import Breaker, RetryPolicy, Route, Target
 from app.llmgine.llm.budget import Budget, Cap, Ledger
 from app.llmgine.llm.prices import PriceTable
+from app.llmgine.observability import MemorySink, Observer
 from runtime.llm.actors import Act, Stage, ask, fails
 
 KIND = LLMErrorKind
@@ -157,3 +160,70 @@ async def test_a_try_that_the_budget_refuses_is_left_to_the_next_call(ledger: Ma
     response = await stage.complete("fast", max_output_tokens=10)
 
     assert response.model == "a"
+
+
+async def test_a_call_that_cannot_begin_to_be_recorded_gives_its_place_back(
+    ledger: MakeLedger,
+) -> None:
+    book, observer = ledger(PriceTable(), session=Cap(tokens=10_000)), broken("on_start")
+    stage = Stage({"a": [OK]}, ledger=book, observer=observer)
+
+    with pytest.raises(ZeroDivisionError):
+        await stage.complete("actors/a", conversation_id="c")
+    balance = await book.balance("session", "c")
+
+    assert (balance.calls, balance.open_calls) == (0, 0)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+async def test_a_call_that_cannot_be_recorded_at_its_end_is_settled(
+    ledger: MakeLedger, streaming: bool
+) -> None:
+    book, observer = ledger(PriceTable(), session=Cap(tokens=10_000)), broken("on_end")
+    stage = Stage(
+        {"a": [Act(usage=USAGE)]},
+        models=route(Target("actors/a", timeout_s=5)),
+        ledger=book,
+        observer=observer,
+    )
+
+    with pytest.raises(ZeroDivisionError):
+        await (stage.stream if streaming else stage.complete)("fast", conversation_id="c")
+    balance = await book.balance("session", "c")
+
+    assert (balance.spent_tokens, balance.open_calls) == (1100, 0)
+    assert stage.clock.timers == 0
+
+
+def broken(what: str) -> Observer:
+    """An observer with a processor of somebody else's that fails."""
+    observer = Observer([MemorySink()])
+    assert observer.tracer_provider is not None
+    processor = type("Broken", (SpanProcessor,), {what: lambda *_, **__: 1 / 0})()
+    observer.tracer_provider.add_span_processor(processor)
+    return observer
+
+
+async def test_a_target_has_no_more_time_than_the_call_has_when_the_ledger_was_slow(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "ledger.db"
+    book = Ledger(file, Budget(session=Cap(tokens=10_000)), PriceTable())
+    await book.balance("session", "c")
+    target = Target("actors/a", timeout_s=8)
+    stage = Stage({"a": [Act(gap_s=3)]}, models=route(target), ledger=book)
+    with closing(sqlite3.connect(file, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        call = asyncio.create_task(
+            stage.manager.complete(ask("fast", conversation_id="c", timeout_s=10))
+        )
+        await stage.clock.advance(9)
+    while not stage.actors.calls:
+        await stage.clock.advance(0)
+    await stage.clock.advance(60)
+    with pytest.raises(LLMError) as caught:
+        await call
+    await book.aclose()
+
+    (attempt,) = caught.value.attempts
+    assert (attempt.error, attempt.duration_s) == (KIND.TIMEOUT, 1)

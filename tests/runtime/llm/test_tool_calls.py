@@ -104,6 +104,29 @@ def test_calls_without_ids_get_some_that_are_the_same_whole_or_streamed() -> Non
     assert len({call.id for call in (*one, *next_turn)}) == 4
 
 
+@pytest.mark.parametrize("id_", [{}, {"id": ""}])
+@pytest.mark.parametrize("names", ["fg", "ff"])
+def test_whole_calls_may_share_an_index_and_lack_an_id(names: str, id_: dict[str, Any]) -> None:
+    functions = [
+        {"name": name, "arguments": arguments}
+        for name, arguments in zip(names, ["{}", '{"x": 1}'], strict=True)
+    ]
+
+    response = streamed([call_delta(index=0, **id_, function=one) for one in functions])
+
+    assert [{"name": c.name, "arguments": c.arguments} for c in response.tool_calls] == functions
+    assert len({call.id for call in response.tool_calls}) == 2
+
+
+@pytest.mark.parametrize("pieces", [['{"x":', " 1}"], ['{"x": 1}', ""]])
+def test_one_call_without_an_id_may_repeat_its_name(pieces: list[str]) -> None:
+    response = streamed(
+        [call_delta(index=0, function={"name": "f", "arguments": piece}) for piece in pieces]
+    )
+
+    assert [(c.name, c.arguments) for c in response.tool_calls] == [("f", '{"x": 1}')]
+
+
 def test_two_calls_never_share_an_id() -> None:
     calls = [{"id": "a", "function": {"name": name, "arguments": "{}"}} for name in "fg"]
 

@@ -1,6 +1,8 @@
 """Our spans are OpenTelemetry's to everybody else: libraries, processors and samplers."""
 
-from typing import Any
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, cast
 
 import pytest
 from opentelemetry import context, trace
@@ -71,6 +73,79 @@ def test_a_span_is_recorded_once_however_often_it_is_ended() -> None:
     assert [record.name for record in sink.records] == ["work"]
 
 
+def says_ok_and_then_fails() -> None:
+    trace.get_current_span().set_status(trace.StatusCode.OK)
+    raise ZeroDivisionError
+
+
+def says_that_it_fails_and_then_does() -> None:
+    trace.get_current_span().set_status(trace.StatusCode.ERROR, "soon")
+    raise ZeroDivisionError("no")
+
+
+def names_the_error_and_then_fails() -> None:
+    trace.get_current_span().set_attribute("error.type", "500")
+    raise ZeroDivisionError("no")
+
+
+def takes_back_that_it_failed() -> None:
+    trace.get_current_span().set_status(trace.StatusCode.ERROR, "no")
+    trace.get_current_span().set_status(trace.StatusCode.UNSET)
+
+
+@pytest.mark.parametrize(
+    ("work", "status", "error_type"),
+    [
+        (says_ok_and_then_fails, "ok", "ZeroDivisionError"),
+        (says_that_it_fails_and_then_does, "error", "ZeroDivisionError"),
+        (names_the_error_and_then_fails, "error", "ZeroDivisionError"),
+        (takes_back_that_it_failed, "error", None),
+    ],
+)
+def test_a_status_follows_the_rules_of_opentelemetry(
+    work: Callable[[], None],
+    status: str,
+    error_type: str | None,
+    sink: MemorySink,
+    observer: Observer,
+) -> None:
+    with suppress(ZeroDivisionError), observer.span("work"):
+        work()
+
+    (record,) = sink.records
+    assert record.fields["status"] == status
+    assert record.fields["attributes"] == ({"error.type": error_type} if error_type else {})
+    assert record.fields.get("status_message") == (None if status == "ok" else "no")
+
+
+def test_what_is_said_of_a_span_after_its_end_changes_nothing(observer: Observer) -> None:
+    processor = Baggage()
+    assert observer.tracer_provider is not None
+    observer.tracer_provider.add_span_processor(processor)
+    with observer.span("work"):
+        late = trace.get_current_span()
+    (span,) = processor.ended
+    before = seen(span) | {"attributes": dict(span.attributes or {})}
+
+    late.set_attribute("zero", 0)
+    late.add_event("happened")
+    late.add_link(ELSEWHERE)
+    late.update_name("renamed")
+    late.set_status(trace.StatusCode.ERROR, "went wrong")
+
+    assert seen(span) == before
+
+
+def test_an_event_keeps_what_it_was_given(sink: MemorySink, observer: Observer) -> None:
+    with observer.span("work"):
+        reused = {"n": 1}
+        trace.get_current_span().add_event("happened", reused)
+        reused["n"] = 2
+
+    (event,) = cast("list[dict[str, Any]]", sink.records[0].fields["events"])
+    assert event["attributes"] == {"n": 1}
+
+
 class Baggage(SpanProcessor):
     """Writes on each span that begins, and keeps each that ended."""
 
@@ -137,3 +212,43 @@ def test_a_traceparent_that_is_none_leaves_the_span_where_it_is(
 
     inner, outer = sink.records
     assert (inner.trace_id, inner.parent_id) == (outer.trace_id, outer.span_id)
+
+
+@pytest.mark.parametrize(
+    ("variable", "limit", "kept"),
+    [
+        ("OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT", "3", {"a": "lon", "b": 2}),
+        ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "1", {"b": 2}),
+    ],
+)
+def test_the_standard_limits_of_attributes_hold(
+    monkeypatch: pytest.MonkeyPatch, variable: str, limit: str, kept: dict[str, object]
+) -> None:
+    monkeypatch.setenv(variable, limit)
+    sink = MemorySink()
+
+    with Observer([sink]).span("work", attributes={"a": "long"}) as span:
+        span.set("b", 2)
+
+    assert sink.records[0].fields["attributes"] == kept
+
+
+def test_the_flag_of_a_random_trace_goes_on() -> None:
+    observer = Observer([MemorySink()])
+
+    with observer.span("work", parent=f"00-{7:032x}-{8:016x}-03"):
+        traceparent = observer.traceparent()
+
+    assert traceparent is not None
+    assert traceparent.endswith("-03")
+
+
+def test_a_hidden_span_ends_for_those_who_saw_it_begin(observer: Observer) -> None:
+    processor = Baggage()
+    assert observer.tracer_provider is not None
+    observer.tracer_provider.add_span_processor(processor)
+
+    with observer.span("word", kind="consumer"):
+        observer.hide_span()
+
+    assert [span.name for span in processor.ended] == ["word"]

@@ -316,6 +316,8 @@ class LLMError(LlmgineError):
     """A model call failed. `attempts` (each a `contracts.Attempt`) says what the manager tried."""
 
     attempts: tuple[Any, ...] = ()
+    tried = ""
+    """The same in words, which stand at the end of the message."""
 
     def __init__(
         self,
@@ -333,6 +335,9 @@ class LLMError(LlmgineError):
         self.status = status
         self.retry_after_s = retry_after_s
         super().__init__(message)
+
+    def __str__(self) -> str:
+        return f"{super().__str__()} {self.tried}".rstrip()
 
 
 class BudgetError(LLMError):

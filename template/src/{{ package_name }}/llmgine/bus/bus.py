@@ -502,9 +502,11 @@ class MessageBus(Registry):
                 if self.transport is not None:
                     await self.transport.aclose()
             finally:
-                if self.delivery is not None:
-                    await self.delivery.stop()
-                self._stopped.set()
+                try:
+                    if self.delivery is not None:
+                        await self.delivery.stop()
+                finally:
+                    self._stopped.set()
         return report
 
     async def _abandon(self, report: StopReport) -> StopReport:

@@ -20,7 +20,7 @@ from .budget import Ledger, Reservation
 from .limits import Deadline
 from .prices import PriceTable, estimated_usage
 from .provider import Provider
-from .router import Course, Turn
+from .router import Course, Latencies, Turn
 from .telemetry import Record
 
 
@@ -39,6 +39,7 @@ class Running:
         record: Record,
         deadline: Deadline,
         *,
+        latencies: Latencies,
         prices: PriceTable | None,
         ledger: Ledger | None,
         place: Reservation | None,
@@ -51,6 +52,7 @@ class Running:
         self.answer = Accumulator()
         self._course = course
         self._turn = turn
+        self._latencies = latencies
         self._prices = prices
         self._ledger = ledger
         self._place = place
@@ -65,12 +67,18 @@ class Running:
         traceback: TracebackType | None,
     ) -> None:
         failure = self._explained(error)
-        self.record.end(failure)
         self._use(self._course.deadline)
-        self._turn.end(failure, self._usage)
-        self._course.attempts.append(self._made(failure))
-        if self._ledger is not None and self._place is not None:
-            await self._settle(self._ledger, self._place, failure)
+        try:
+            self.record.end(failure)
+        finally:
+            self._turn.end(failure, self._usage)
+            attempt = self._made(failure)
+            self._course.attempts.append(attempt)
+            # Who left early says nothing about the target.
+            if failure is None or isinstance(failure, LLMError):
+                self._latencies.note(attempt, stream=self.record.stream)
+            if self._ledger is not None and self._place is not None:
+                await self._settle(self._ledger, self._place, failure)
         if failure is not None and failure is not error:
             raise failure from error
 
@@ -116,10 +124,12 @@ class Running:
 
     def _explained(self, error: BaseException | None) -> BaseException | None:
         """The error with whose it is, and a deadline that passed as an error of the call."""
-        target, provider, model = self._turn.target.model, self.provider.name, self.request.model
+        if error is None:
+            return None
+        provider, model = self.provider.name, self.request.model
         if isinstance(error, TimeoutError):
             return LLMError(
-                f"{target} did not answer in time. "
+                f"{self._turn.target.model} did not answer in time. "
                 "Try again, or allow more time: LLMGINE_REQUEST_TIMEOUT_S.",
                 kind=LLMErrorKind.TIMEOUT,
                 provider=provider,

@@ -21,8 +21,8 @@ from .budget import Ledger
 from .limits import Breaker, Circuit, Deadline, Limiter
 from .prices import PriceTable, estimated_usage
 from .provider import Capabilities, Capable, Checked, Provider, closing_stream
-from .router import Candidate, Course, Gate, Random, Route, Target, Turn
-from .telemetry import Attributes, Record, Telemetry
+from .router import Candidate, Course, Gate, Latencies, Random, Route, Target, Turn
+from .telemetry import Attributes, Telemetry
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import Meter
@@ -35,8 +35,6 @@ _NEED_A_MODEL = {
     "openai-sdk": "gpt-5.1",
     "litellm": "xai/grok-4",
 }
-# How much the newest measurement moves the mean.
-_NEWEST = 0.2
 
 
 class LLMManager:
@@ -79,7 +77,7 @@ class LLMManager:
         self._random = random
         self._limiters: dict[tuple[str, float | None, float | None], Limiter] = {}
         self._circuits: dict[tuple[str, Breaker], Circuit] = {}
-        self._latency_s: dict[tuple[str, bool], float] = {}
+        self._latencies = Latencies()
 
     def _named(self, name: str, made: Route | Sequence[str]) -> Route:
         if not name or "/" in name or name in self._factories:
@@ -162,7 +160,6 @@ class LLMManager:
                 except LLMError as error:
                     course.fail(error)
                 else:
-                    self._note_latency(turn.target.model, running.record)
                     return running.result()
 
     async def stream(self, request: LLMRequest) -> AsyncGenerator[Chunk, None]:
@@ -206,7 +203,6 @@ class LLMManager:
                     continue
                 if void:
                     yield StreamReset(reason=turn.reason)
-                self._note_latency(turn.target.model, running.record)
                 yield running.end()
                 return
 
@@ -227,7 +223,7 @@ class LLMManager:
             lambda target: Candidate(
                 target,
                 lambda: self._estimate(target.model, request),
-                self._latency_s.get((target.model, stream)),
+                self._latencies.mean_s(target.model, stream=stream),
             ),
             self._random,
         )
@@ -253,38 +249,43 @@ class LLMManager:
         elif patience_s is None and stream and turn.share_s < turn.left_s:
             patience_s = turn.share_s
         sent = request.model_copy(update={"model": own, "timeout_s": timeout_s})
+        place = None
         try:
             provider = self._provider(name)
-            place = None if self.ledger is None else await self.ledger.reserve(target, sent)
+            if self.ledger is not None:
+                place = await self.ledger.reserve(target, sent)
+            record = self._telemetry.begin(provider, sent, self._why(turn, request), stream=stream)
         except BaseException:
             turn.leave()
+            if self.ledger is not None and place is not None:
+                await self.ledger.release(place)
             raise
-        why: Attributes = {}
-        routed = request.model in self._routes
-        if routed or turn.number > 1:
-            why = {semconv.LLM_ATTEMPT: turn.number, semconv.LLM_REASON: turn.reason}
-        if routed:
-            why[semconv.LLM_ROUTE] = request.model
         deadline = course.deadline
-        if patience_s is not None and patience_s < turn.left_s:
+        # By the time as it is now: the ledger may have taken some.
+        if patience_s is not None and self._clock.monotonic() + patience_s < deadline.at:
             deadline = Deadline(self._clock, patience_s)
         return Running(
             course,
             turn,
             provider,
             sent,
-            self._telemetry.begin(provider, sent, why, stream=stream),
+            record,
             deadline,
+            latencies=self._latencies,
             prices=self._prices,
             ledger=self.ledger,
             place=place,
         )
 
-    def _note_latency(self, target: str, record: Record) -> None:
-        newest_s = record.time_to_first_chunk_s if record.stream else record.duration_s
-        if newest_s is not None:
-            mean_s = self._latency_s.get((target, record.stream), newest_s)
-            self._latency_s[target, record.stream] = mean_s + _NEWEST * (newest_s - mean_s)
+    def _why(self, turn: Turn, request: LLMRequest) -> Attributes:
+        """Nothing of the first call of a model that is no route: there was nothing to decide."""
+        why: Attributes = {}
+        routed = request.model in self._routes
+        if routed or turn.number > 1:
+            why = {semconv.LLM_ATTEMPT: turn.number, semconv.LLM_REASON: turn.reason}
+        if routed:
+            why[semconv.LLM_ROUTE] = request.model
+        return why
 
     def _route(self, model: str) -> Route:
         """The route of that name, or one of this single target."""

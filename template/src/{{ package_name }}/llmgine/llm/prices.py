@@ -66,13 +66,14 @@ class Price(Rates):
         # A server whose details exceed its sums is charged for the details.
         plain = max(usage.input_tokens - read - written, 0)
         said = max(usage.output_tokens - usage.reasoning_tokens, 0)
-        return _money(
-            plain * rates.input
-            + read * _or(rates.cache_read, rates.input)
-            + written * _or(rates.cache_write, rates.input)
-            + said * rates.output
-            + usage.reasoning_tokens * _or(rates.reasoning, rates.output)
-        )
+        millionths = plain * rates.input + said * rates.output
+        if read:
+            millionths += read * _or(rates.cache_read, rates.input)
+        if written:
+            millionths += written * _or(rates.cache_write, rates.input)
+        if usage.reasoning_tokens:
+            millionths += usage.reasoning_tokens * _or(rates.reasoning, rates.output)
+        return _money(millionths)
 
     def highest(self, usage: Usage) -> Money:
         """The cost if each token were of the dearest kind."""

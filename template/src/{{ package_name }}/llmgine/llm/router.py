@@ -22,6 +22,9 @@ from .limits import Breaker, Circuit, Deadline, Limiter
 
 logger = logging.getLogger(__name__)
 
+# How much the newest measurement moves a mean.
+_NEWEST = 0.2
+
 Random: TypeAlias = Callable[[], float]
 """A number from 0 up to 1, without 1."""
 
@@ -211,6 +214,25 @@ class Route:
         return [one.target for one in order], name.replace("_", " ")
 
 
+class Latencies:
+    """How long each target took lately: a running mean in which the newest counts for a fifth."""
+
+    def __init__(self) -> None:
+        self._means_s: dict[tuple[str, bool], float] = {}
+
+    def mean_s(self, target: str, *, stream: bool) -> float | None:
+        return self._means_s.get((target, stream))
+
+    def note(self, attempt: Attempt, *, stream: bool) -> None:
+        """Who did not answer in time took at least that time; other failures say nothing."""
+        newest_s = attempt.time_to_first_chunk_s if stream else None
+        if newest_s is None and attempt.error in (None, LLMErrorKind.TIMEOUT):
+            newest_s = attempt.duration_s
+        if newest_s is not None:
+            mean_s = self._means_s.get((attempt.target, stream), newest_s)
+            self._means_s[attempt.target, stream] = mean_s + _NEWEST * (newest_s - mean_s)
+
+
 @dataclass(slots=True)
 class Gate:
     """What stands before a target, for all routes that use it alike."""
@@ -340,7 +362,7 @@ class Course:
         """The last one, which says what was tried if that was more than one thing."""
         error = self._error
         assert error is not None
-        error.attempts = tuple(self.attempts)
+        error.attempts, error.tried = tuple(self.attempts), ""
         counts = Counter(f"{one.target} ({one.error})" for one in self.attempts if one.error)
         if counts.total() + len(self._not_called) > 1:
             tried = [
@@ -348,7 +370,7 @@ class Course:
             ]
             lists = {"Tried": tried, "Not called": self._not_called}
             said = [f"{what}: {', '.join(which)}." for what, which in lists.items() if which]
-            error.args = (" ".join([str(error), *said]),)
+            error.tried = " ".join(said)
         return error
 
     async def _pass(self, target: Target, gate: Gate, tokens: int) -> LLMError | None:

@@ -156,17 +156,23 @@ class Record:
 
     def end(self, failure: BaseException | None) -> None:
         self.duration_s = self.monotonic() - self._began
+        try:
+            self._tell(failure)
+            if self._histograms is not None:
+                # Inside the span, which the exemplars of the metrics then lead to.
+                self._run(self._measure, self._histograms)
+        finally:
+            traceback = None if failure is None else failure.__traceback__
+            kind = None if failure is None else type(failure)
+            self._run(self._around.__exit__, kind, failure, traceback)
+
+    def _tell(self, failure: BaseException | None) -> None:
         if isinstance(failure, LLMError):
             self._measured[semconv.ERROR_TYPE] = failure.kind.value
             self._span.fail(failure.kind.value, str(failure))
         elif failure is not None and not isinstance(failure, GeneratorExit):
             self._measured[semconv.ERROR_TYPE] = type(failure).__qualname__
         self._span.set_all(self._result_attributes())
-        traceback = None if failure is None else failure.__traceback__
-        kind = None if failure is None else type(failure)
-        self._run(self._around.__exit__, kind, failure, traceback)
-        if self._histograms is not None:
-            self._measure(self._histograms)
 
     def _result_attributes(self) -> Attributes:
         attributes: Attributes = {}
@@ -188,7 +194,7 @@ class Record:
         if self.waits_s:
             histograms[_FIRST_CHUNK].record(self.waits_s[0], attributes)
         if gaps_s := self.waits_s[1:]:
-            # One value for a stream: to record each takes as long as to receive it.
+            # One value for a stream: to record each would be a quarter of all its cost.
             histograms[_PER_CHUNK].record(sum(gaps_s) / len(gaps_s), attributes)
         if response is not None and (usage := response.usage) is not None:
             for kind, tokens in ("input", usage.input_tokens), ("output", usage.output_tokens):

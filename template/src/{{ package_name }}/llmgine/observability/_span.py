@@ -11,8 +11,9 @@ from typing import Any, Final
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace as otel
+from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import Event, ReadableSpan, SpanProcessor
+from opentelemetry.sdk.trace import Event, ReadableSpan, SpanLimits, SpanProcessor
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from . import semconv
@@ -37,9 +38,11 @@ class LiveSpan(otel.Span, ReadableSpan):
         attributes: Mapping[str, Any],
         *,
         resource: Resource,
-        processor: SpanProcessor,
+        limits: SpanLimits,
+        processor: SpanProcessor | None,
         with_stack: bool,
     ) -> None:
+        """`processor` is told of its end; without one it is not recorded."""
         ReadableSpan.__init__(
             self,
             name,
@@ -55,6 +58,7 @@ class LiveSpan(otel.Span, ReadableSpan):
         self._attributes = self._fields = dict(attributes)
         self._events: list[Event] = []
         self._links: list[otel.Link] = []
+        self._limits = limits
         self._processor = processor
         self._with_stack = with_stack
 
@@ -62,10 +66,11 @@ class LiveSpan(otel.Span, ReadableSpan):
         return self._own_context
 
     def is_recording(self) -> bool:
-        return self._end_time is None and self._own_context.trace_flags.sampled
+        return self._end_time is None and self._processor is not None
 
     def update_name(self, name: str) -> None:
-        self._name = name
+        if self._end_time is None:
+            self._name = name
 
     def set_attribute(self, key: str, value: Any) -> None:
         self._fields[key] = value
@@ -79,19 +84,25 @@ class LiveSpan(otel.Span, ReadableSpan):
     def set_status(
         self, status: otel.Status | otel.StatusCode, description: str | None = None
     ) -> None:
-        self._status = (
-            status if isinstance(status, otel.Status) else otel.Status(status, description)
-        )
+        if not isinstance(status, otel.Status):
+            status = otel.Status(status, description)
+        # "Ok" is the last word, and nothing takes back that it failed.
+        # Source: https://opentelemetry.io/docs/specs/otel/trace/api/#set-status
+        is_final = self._status.status_code is otel.StatusCode.OK
+        if self._end_time is None and not is_final and not status.is_unset:
+            self._status = status
 
     def add_event(
         self, name: str, attributes: Mapping[str, Any] | None = None, timestamp: int | None = None
     ) -> None:
-        self._events.append(Event(name, attributes, timestamp))
+        if self._end_time is None:
+            self._events.append(Event(name, dict(attributes or {}), timestamp))
 
     def add_link(
         self, context: otel.SpanContext, attributes: Mapping[str, Any] | None = None
     ) -> None:
-        self._links.append(otel.Link(context, attributes))
+        if self._end_time is None:
+            self._links.append(otel.Link(context, dict(attributes or {})))
 
     def record_exception(
         self,
@@ -109,12 +120,18 @@ class LiveSpan(otel.Span, ReadableSpan):
 
     def fail(self, error_type: str, message: str = "") -> None:
         self._fields[semconv.ERROR_TYPE] = error_type
-        self._status = otel.Status(otel.StatusCode.ERROR, message)
+        self.set_status(otel.StatusCode.ERROR, message)
 
     def end(self, end_time: int | None = None) -> None:
-        recorded = self.is_recording() and not self.hidden
-        self._end_time = self._end_time or end_time or time.time_ns()
-        if recorded:
+        if self._end_time is not None:
+            return
+        self._end_time = end_time or time.time_ns()
+        limits, fields = self._limits, self._fields
+        length, count = limits.max_span_attribute_length, limits.max_span_attributes
+        if length is not None or (count is not None and len(fields) > count):
+            self._attributes = BoundedAttributes(count, fields, max_value_len=length)
+        self._fields = {}  # Others may still write; what an exporter has stays as it is.
+        if self._processor is not None:
             self._processor.on_end(self)
 
     def __enter__(self) -> LiveSpan:
@@ -140,7 +157,8 @@ class LiveSpan(otel.Span, ReadableSpan):
                 self._token.var.reset(self._token)
 
     def _fail_by(self, error: BaseException) -> None:
-        if self._status.is_unset:
+        told = self._status.status_code is otel.StatusCode.ERROR
+        if not told or semconv.ERROR_TYPE not in self._fields:
             self.fail(type(error).__qualname__, message_of(error))
         if self._with_stack and isinstance(error, Exception):
             self.record_exception(error)

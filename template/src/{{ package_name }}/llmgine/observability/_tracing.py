@@ -18,6 +18,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import (
     Event,
     ReadableSpan,
+    SpanLimits,
     SpanProcessor,
     SynchronousMultiSpanProcessor,
     TracerProvider,
@@ -67,7 +68,7 @@ class Recorder(SpanProcessor):
     def on_end(self, span: ReadableSpan) -> None:
         # `attributes` is a read-only view; its copy is the cheapest way to a plain dictionary.
         attributes = cast("MappingProxyType[str, Any]", span.attributes).copy()
-        if span.context is None:
+        if span.context is None or getattr(span, "hidden", False):
             return
         for key in self._unwanted & attributes.keys():
             del attributes[key]
@@ -138,8 +139,6 @@ class Recorder(SpanProcessor):
         return dict(self._redact.fields(attributes or {}))
 
 
-_SAMPLED = otel.TraceFlags(otel.TraceFlags.SAMPLED)
-_NOT_SAMPLED = otel.TraceFlags(otel.TraceFlags.DEFAULT)
 _KINDS = {
     "internal": otel.SpanKind.INTERNAL,
     "client": otel.SpanKind.CLIENT,
@@ -176,6 +175,7 @@ class Tracing:
         self.provider.add_span_processor(
             Recorder(deliver, redact, self._batches, capture_content=capture_content)
         )
+        self._limits = SpanLimits()
         self._sampler = self.provider.sampler
         if isinstance(self.provider.get_tracer("llmgine"), otel.NoOpTracer):
             self._sampler = ALWAYS_OFF  # As OTEL_SDK_DISABLED asks.
@@ -196,24 +196,28 @@ class Tracing:
         ids = self.provider.id_generator
         trace_id = above.trace_id if above.is_valid else ids.generate_trace_id()
         sampled = self._sampler.should_sample(context, trace_id, name, _KINDS[kind], attributes)
-        is_sampled = sampled.decision is Decision.RECORD_AND_SAMPLE
+        flags = above.trace_flags & ~otel.TraceFlags.SAMPLED
+        if sampled.decision is Decision.RECORD_AND_SAMPLE:
+            flags |= otel.TraceFlags.SAMPLED
+        own = otel.SpanContext(
+            trace_id,
+            ids.generate_span_id(),
+            is_remote=False,
+            trace_flags=otel.TraceFlags(flags),
+            trace_state=sampled.trace_state,
+        )
         span = LiveSpan(
             name,
-            otel.SpanContext(
-                trace_id,
-                ids.generate_span_id(),
-                is_remote=False,
-                trace_flags=_SAMPLED if is_sampled else _NOT_SAMPLED,
-                trace_state=sampled.trace_state,
-            ),
+            own,
             above if above.is_valid else None,
             _KINDS[kind],
-            attributes,
+            sampled.attributes or {},
             resource=self.provider.resource,
-            processor=self._processors,
+            limits=self._limits,
+            processor=None if sampled.decision is Decision.DROP else self._processors,
             with_stack=with_stack,
         )
-        if is_sampled:
+        if span.is_recording():
             self._processors.on_start(cast("Any", span), context)  # It wants the SDK's own class.
         return span
 

@@ -16,6 +16,7 @@ MASK: Final = "[REDACTED]"
 MASK_ERROR: Final = "[REDACTED:error]"
 
 _MAX_DEPTH = 64
+_SEQUENCES = (list, tuple, set, frozenset)
 _MAX_INT = 2**63 - 1
 _MAX_KNOWN_KEYS = 4096
 _MIN_SECRET_CHARS = 8
@@ -115,7 +116,7 @@ class Redactor:
         return text
 
     def _may_hold_told(self, text: str) -> bool:
-        return any(clue in text for clue in self._clues)
+        return any(map(text.__contains__, self._clues))
 
     def fields(self, fields: Mapping[str, object]) -> dict[str, JsonValue]:
         """The mapping as JSON values, without the secrets in its values and keys."""
@@ -134,7 +135,10 @@ class Redactor:
             name, verdict = self._keys.get(key) or self._judge(key)
             if verdict == "open" and type(value) is str:
                 clean[name] = self.text(value) if suspect else value
-            elif verdict != "secret" and type(value) is int and -_MAX_INT <= value <= _MAX_INT:
+            elif verdict != "secret" and (
+                (type(value) is int and -_MAX_INT <= value <= _MAX_INT)
+                or (type(value) is float and math.isfinite(value))
+            ):
                 clean[name] = value
             elif verdict == "open":
                 clean[name] = self._value(value, depth)
@@ -177,12 +181,12 @@ class Redactor:
             return int(value)
         if isinstance(value, float) and math.isfinite(value):
             return float(value)
+        if isinstance(value, _SEQUENCES):
+            return [self._value(item, depth) for item in value]
         if isinstance(value, BaseModel):
             return self._mapping(value.model_dump(), depth)
         if isinstance(value, Mapping):
             return self._mapping(value, depth)
-        if isinstance(value, list | tuple | set | frozenset):
-            return [self._value(item, depth) for item in value]
         if isinstance(value, bytes):
             return self.text(value.decode("utf-8", "replace"))
         return self.text(str(value))
@@ -194,8 +198,7 @@ class Redactor:
 
 
 def _may_hold_shapes(text: str) -> bool:
-    lowered = text.lower()
-    return any(clue in lowered for clue in _CLUES)
+    return any(map(text.lower().__contains__, _CLUES))
 
 
 def _only_numbers(value: JsonValue) -> JsonValue:

@@ -22,6 +22,7 @@ https://ai.google.dev/gemini-api/docs/thought-signatures
 from __future__ import annotations
 
 import json
+import re
 from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -98,17 +99,29 @@ class _ReasoningDetails:
 
 _DETAIL_FIELDS = {"reasoning.text": "text", "reasoning.summary": "summary"}
 _REASONING_CONTENT = "reasoning_content"
+LimitField = Literal["max_tokens", "max_completion_tokens"]
+_UNKNOWN_FIELD = re.compile(
+    r"unsupported|not supported|unrecognized|unknown|not permitted", re.IGNORECASE
+)
 _FINISH_REASONS = {
     "length": FinishReason.LENGTH,
     "model_length": FinishReason.LENGTH,
     "max_tokens": FinishReason.LENGTH,
+    "model_context_window_exceeded": FinishReason.LENGTH,
+    "repetition_truncation": FinishReason.LENGTH,
     "content_filter": FinishReason.CONTENT_FILTER,
+    "guardrail_intervened": FinishReason.CONTENT_FILTER,
+    "refusal": FinishReason.CONTENT_FILTER,
+    "safety": FinishReason.CONTENT_FILTER,
+    "sensitive": FinishReason.CONTENT_FILTER,
 }
 _BROKEN_OFF = {
     "abort": (LLMErrorKind.SERVER, "broke off its answer"),
     "error": (LLMErrorKind.SERVER, "failed in the middle of its answer"),
-    # Gemini, of a call that it could not read itself.
+    "network_error": (LLMErrorKind.SERVER, "failed in the middle of its answer"),
+    # Gemini, and gateways to it, of a call that it could not read itself.
     "function_call_filter": (LLMErrorKind.BAD_RESPONSE, "wrote a tool call that makes no sense"),
+    "malformed_function_call": (LLMErrorKind.BAD_RESPONSE, "wrote a tool call that makes no sense"),
     "insufficient_system_resource": (LLMErrorKind.SERVER, "had no room to finish its answer"),
 }
 _AUDIO_FORMATS = {
@@ -134,19 +147,19 @@ def encode_request(
     request: LLMRequest,
     *,
     stream: bool,
-    max_tokens_field: Literal["max_tokens", "max_completion_tokens"],
+    max_tokens_field: LimitField,
     provider: str = "",
+    signs: bool = True,
 ) -> dict[str, JsonValue]:
     """The body of the call; what the request leaves open is left to the server.
 
     `extra_body` is merged in last: its objects at any depth, while all else in it replaces what
-    would be sent. Signatures that `provider` gave go back.
+    would be sent. Signatures that `provider` gave go back, if it `signs`.
 
     Raises:
         LLMError: a file is of a kind that the format does not have, or where it has none.
     """
-    # Those who insist on the newer field sign nothing here, and refuse fields they do not know.
-    signed_by = provider if max_tokens_field == "max_tokens" else ""
+    signed_by = provider if signs else ""
     messages: list[JsonValue] = []
     for message in request.messages:
         messages += _encode_message(message, signed_by, provider, request.model)
@@ -260,16 +273,16 @@ def _encode_reasoning(message: ChatMessage, signed_by: str) -> dict[str, JsonVal
 class ChatCompletions:
     """The format, as `provider` speaks it: what it signs goes back to it.
 
-    `newer` servers insist on `max_completion_tokens`, others on `max_tokens`. Mistral refuses every
-    field that it does not know: it counts tokens unasked, and has its own name for the seed.
+    `newer` servers insist on `max_completion_tokens`, others on `max_tokens`, unless the model is
+    another's: see `rename_limit`. Mistral refuses every field that it does not know: it counts
+    tokens unasked, and has its own name for the seed.
     """
 
     path = "/chat/completions"
 
     def __init__(self, *, newer: bool, mistral: bool = False, provider: str = "openai") -> None:
-        self._max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = (
-            "max_completion_tokens" if newer else "max_tokens"
-        )
+        self._newer = newer
+        self._renamed: dict[str, LimitField] = {}
         self._mistral = mistral
         self._provider = provider
 
@@ -277,14 +290,32 @@ class ChatCompletions:
         body = encode_request(
             request,
             stream=stream,
-            max_tokens_field=self._max_tokens_field,
+            max_tokens_field=self.limit_field(request.model),
             provider=self._provider,
+            # The newer servers sign nothing here, and refuse fields they do not know.
+            signs=not self._newer,
         )
         if self._mistral:
             body.pop("stream_options", None)
             if "seed" in body:
                 body["random_seed"] = body.pop("seed")
         return body
+
+    def limit_field(self, model: str) -> LimitField:
+        """What the limit on the answer's tokens is called."""
+        usual: LimitField = "max_completion_tokens" if self._newer else "max_tokens"
+        return self._renamed.get(model, usual)
+
+    def rename_limit(self, model: str, refused: LimitField, said: str) -> bool:
+        """Call it otherwise from now on, if what was said of the refused request asks for it.
+
+        Which name a model behind a gateway takes, neither its host tells nor its own name.
+        """
+        if not (refused in said and _UNKNOWN_FIELD.search(said)):
+            return False
+        is_newer = refused == "max_completion_tokens"
+        self._renamed[model] = "max_tokens" if is_newer else "max_completion_tokens"
+        return True
 
     def decode(self, body: Any, request: LLMRequest, origin: Origin) -> Iterator[Chunk]:
         return decode_response(body, request, origin)
@@ -350,11 +381,11 @@ class StreamDecoder:
             LLMError: the server reports an error in it.
         """
         body = as_mapping(body)
-        if body.get("error"):
+        if body.get("error") or body.get("object") == "error":
             raise self._origin.refused(Refusal.parse(body))
         self._id = self._id or as_text(body.get("id"))
         self._model = as_text(body.get("model")) or self._model
-        if usage := body.get("usage"):
+        if usage := body.get("usage") or as_mapping(body.get("x_groq")).get("usage"):
             self._usage = decode_usage(usage) or self._usage
         if results := body.get("prompt_filter_results"):
             self._filtered = self._filtered or _is_filtered(results)
@@ -368,9 +399,11 @@ class StreamDecoder:
         if choice.get("error"):
             raise self._origin.refused(Refusal.parse(choice))
         self._answered = True
+        if usage := choice.get("usage"):  # Kimi.
+            self._usage = decode_usage(usage) or self._usage
         if why := as_text(choice.get("finish_reason")):
             # Gemini adds its own word: `content_filter: PROHIBITED_CONTENT`.
-            self._finish_reason = why.partition(":")[0] or self._finish_reason
+            self._finish_reason = why.partition(":")[0].lower() or self._finish_reason
         delta = as_mapping(choice.get("delta"))
         chunks: list[Chunk] = []
         if thoughts := as_text(delta.get(_REASONING_CONTENT)):
@@ -475,6 +508,7 @@ def decode_usage(usage: Any) -> Usage | None:
         output_tokens=output_tokens,
         cache_read_tokens=as_count(read.get("cached_tokens"))
         or as_count(usage.get("prompt_cache_hit_tokens"))
+        or as_count(usage.get("cached_tokens"))
         or 0,
         cache_write_tokens=as_count(read.get("cache_write_tokens"))
         or as_count(usage.get("cache_creation_input_tokens"))

@@ -242,10 +242,9 @@ class DirectProvider:
 
     async def _refused(self, reply: Reply, origin: Origin) -> LLMError:
         if reply.status < 400:
-            host = urlsplit(reply.headers.get("Location", "")).hostname or "another path"
             return origin.error(
                 LLMErrorKind.BAD_RESPONSE,
-                f"redirects to {host} (HTTP {reply.status})",
+                f"redirects to {_host(reply.headers.get('Location', ''))} (HTTP {reply.status})",
                 fix=f"Set {self._base_url_variable} to where it leads.",
                 status=reply.status,
             )
@@ -256,6 +255,13 @@ class DirectProvider:
             title = re.search(r"<title>(.*?)</title>", text, re.DOTALL | re.IGNORECASE)
             body = title[1] if title else "" if "<html" in text.lower() else text
         return origin.refused(Refusal.parse(body, reply.status), reply.headers)
+
+
+def _host(address: str) -> str:
+    try:
+        return urlsplit(address).hostname or "another path"
+    except ValueError:
+        return "what is no address"
 
 
 class _Posting:

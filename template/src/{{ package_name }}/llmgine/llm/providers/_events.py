@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from pydantic_core import from_json
+
 
 class EventTooLargeError(ValueError):
     """One event is larger than the limit."""
@@ -14,8 +16,8 @@ class EventReader:
     """Yields the data of each event as soon as its last byte is there.
 
     Lenient where servers are: a space after `data:` may be missing, an event may end with the
-    stream. An unfinished line at the end of the stream is dropped; it was cut. llama.cpp of 2025
-    tells an error in a field of that name, which becomes the data `{"error": ...}`.
+    stream, and so may its last line; one that was cut is dropped. llama.cpp of 2025 tells an error
+    in a field of that name, which becomes the data `{"error": ...}`.
 
     Source: https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream
     """
@@ -52,10 +54,22 @@ class EventReader:
 
     def finish(self) -> Iterator[str]:
         """What is left when the stream has ended."""
-        if self._held:
-            self._take(bytes(self._line))
+        line = bytes(self._line)
+        if self._held or self._completes(line):
+            self._take(line)
         if self._data:
             yield self._event()
+
+    def _completes(self, line: bytes) -> bool:
+        """Whether the last line is whole, though it lacks its end: a cut object is no JSON."""
+        name, _, value = line.partition(b":")
+        data = b"\n".join([*self._data, value.strip()])
+        if name != b"data" or data == b"[DONE]":
+            return name == b"data"
+        try:
+            return isinstance(from_json(data), dict)
+        except ValueError:
+            return False
 
     def _with_plain_ends(self, piece: bytes) -> bytes:
         piece = self._held + piece

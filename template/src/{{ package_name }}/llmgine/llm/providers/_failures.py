@@ -23,6 +23,7 @@ _KIND_OF_STATUS = {
     408: LLMErrorKind.TIMEOUT,
     413: LLMErrorKind.CONTEXT_LENGTH,
     429: LLMErrorKind.RATE_LIMIT,
+    498: LLMErrorKind.RATE_LIMIT,
     504: LLMErrorKind.TIMEOUT,
     524: LLMErrorKind.TIMEOUT,
 }
@@ -34,6 +35,8 @@ _KIND_OF_WORDS = (
         (
             r"context.?(length|window|size|limit)|maximum (context|model length|prompt length)"
             r"|(prompt|input) is too long|too many tokens|token count.{0,40}exceeds"
+            r"|input length.{0,40}exceeds|range of input length|prompt exceeds max"
+            r"|exceeded model token limit|`inputs` (tokens \+|must have less)"
         ),
     ),
     (
@@ -41,13 +44,25 @@ _KIND_OF_WORDS = (
         (
             r"content.?(filter|management|policy)|usage polic|(ai|bio_)policy|moderation|flagged"
             r"|safety (system|filter)|violat\w* .{0,40}(polic|guideline)"
+            r"|data_inspection_failed|content exists risk"
         ),
     ),
+    (
+        LLMErrorKind.AUTHENTICATION,
+        r"api key (is )?(not valid|invalid|expired)|(incorrect|invalid) api key",
+    ),
+    # Groq, of what its model wrote.
+    (LLMErrorKind.BAD_RESPONSE, r"tool_use_failed|json_validate_failed"),
 )
 # Some say it with 429, but waiting does not help. Gemini's "quota" is that of a minute.
 _UNPAID = re.compile(
     r"insufficient.?(quota|balance|credit|funds)|credit balance|available credits"
-    r"|spending limit|billing_(hard_limit|not_active)"
+    r"|spending limit|specified api usage limits|billing_(hard_limit|not_active)"
+)
+_UNKNOWN_MODEL = re.compile(
+    r"model.*(not.found|does not exist)|(not.found|does not exist).*model"
+    r"|not a valid model|deployment.*does not exist",
+    re.DOTALL,
 )
 _WAIT = re.compile(
     r"(?:try again|retry) (?:in|after) (?:(\d{1,4})h)?(?:(\d{1,4})m(?!s))?"
@@ -71,11 +86,14 @@ class Refusal:
 
     @classmethod
     def parse(cls, body: Any, status: int | None = None) -> Refusal:
-        """Read `{"error": {...}}`, `{"error": "..."}`, `{"message": ...}`, `{"detail": ...}`."""
-        if isinstance(body, list) and body:
-            body = body[0]
-        if isinstance(body, dict) and body.get("error"):
-            body = body["error"]
+        """Read `{"error": {...}}`, `{"error": "..."}`, `{"message": ...}`, `{"detail": ...}`.
+
+        Where there should be one error, a list of them may be.
+        """
+        body = _first(body)
+        if isinstance(body, dict):
+            told = body.get("error") or ("message" not in body and body.get("errors"))
+            body = _first(told or body)
         if not isinstance(body, dict):
             return cls("" if body is None else str(body)[:_READ_CHARS], status=status)
         message = body.get("message") or body.get("detail") or ""
@@ -165,6 +183,8 @@ class Origin:
             fix = "Check its plan and billing."
         elif kind is LLMErrorKind.BAD_REQUEST and _is_unknown_model(refusal):
             what, fix = "is not known there", f"Check the model's name, {self.model!r}."
+        elif kind is LLMErrorKind.BAD_RESPONSE:
+            what, fix = "could not read what the model wrote", "Try again, or try another model."
         elif refusal.status == 404:
             what, fix = "has no such address", self.fixes.get(LLMErrorKind.BAD_RESPONSE, "")
         elif retry_after_s is not None:
@@ -211,10 +231,12 @@ GENERAL_FIXES = {
 }
 
 
+def _first(body: Any) -> Any:
+    return body[0] if isinstance(body, list) and body else body
+
+
 def _is_unknown_model(refusal: Refusal) -> bool:
-    words = f"{refusal.code} {refusal.message}".lower()
-    missing = "not found" in words or "not_found" in words or "does not exist" in words
-    return "model" in words and missing
+    return bool(_UNKNOWN_MODEL.search(f"{refusal.code} {refusal.message}".lower()))
 
 
 def _wait_in_words(message: str) -> float | None:

@@ -345,11 +345,13 @@ class ResponsesDecoder:
         item.whole = whole
 
     def _find(self, index: Any, id_: Any) -> _Item | None:
-        """By index first: some servers encrypt ids, so that an item has a new one each time."""
-        for item in reversed(self._items):
-            if index is not None and item.index == index:
-                return item
-        return self._with_id(id_)
+        """By index first: some servers encrypt ids, so that an item has a new one each time.
+
+        By id where an index has several: gateways give one to a message and its calls.
+        """
+        named = self._with_id(id_)
+        placed = [item for item in self._items if index is not None and item.index == index]
+        return named if named in placed or not placed else placed[-1]
 
     def _with_id(self, id_: Any) -> _Item | None:
         for item in reversed(self._items):

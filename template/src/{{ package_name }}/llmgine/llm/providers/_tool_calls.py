@@ -78,6 +78,14 @@ class _Call:
         self.signature = ""
         self.held: list[str] = []
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether the arguments, held back for want of an id, are already a JSON object."""
+        try:
+            return not self.id and isinstance(from_json("".join(self.held)), dict)
+        except ValueError:
+            return False
+
 
 class ToolCallAssembler:
     """Turns `tool_calls` deltas into chunks: calls in the order of their index, each with an id.
@@ -104,11 +112,11 @@ class ToolCallAssembler:
         """Take one item of a delta's `tool_calls`."""
         function = as_mapping(delta.get("function"))
         id_, name = as_text(delta.get("id")), as_text(function.get("name"))
-        call = self._find(delta.get("index"), id_, name)
+        arguments = arguments_text(function.get("arguments"))
+        call = self._find(delta.get("index"), id_, name, arguments)
         call.id = call.id or id_
         call.name = call.name or name
         call.signature = call.signature or _thought_signature(delta)
-        arguments = arguments_text(function.get("arguments"))
         if call.rank < self._started:
             if arguments:
                 yield ToolCallArgumentsDelta(index=call.rank, text=arguments)
@@ -128,11 +136,14 @@ class ToolCallAssembler:
         for rank in waiting:
             yield from self._start(self._calls[rank])
 
-    def _find(self, index: Any, id_: str, name: str) -> _Call:
+    def _find(self, index: Any, id_: str, name: str, arguments: str) -> _Call:
         if isinstance(index, int):
             call = self._by_index.get(index)
-            # Gemini's endpoint gives every parallel call, each in one delta, the index 0.
-            another = call is not None and bool(name and call.name and id_ not in ("", call.id))
+            another = False
+            if call is not None and name and call.name:
+                # Gemini's endpoint, and gateways to it, give every parallel call, each in one
+                # delta, the index 0; some no id.
+                another = id_ != call.id if id_ else bool(arguments) and call.is_whole
             if call is None or another:
                 call = self._new(None if another else index)
                 self._by_index[index] = call

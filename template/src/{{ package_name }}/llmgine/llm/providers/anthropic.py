@@ -38,6 +38,7 @@ class AnthropicProvider(DirectProvider):
             MissingKeyError: Anthropic's own host was given no key.
         """
         base_url = (base_url or DEFAULT_BASE_URL).strip()
+        shown = base_url.partition("?")[0]  # A query may hold a key.
         key = check_key(api_key, "ANTHROPIC_API_KEY")
         super().__init__(
             Messages(),
@@ -47,7 +48,7 @@ class AnthropicProvider(DirectProvider):
             fixes={
                 LLMErrorKind.AUTHENTICATION: "Check ANTHROPIC_API_KEY.",
                 LLMErrorKind.NETWORK: (
-                    f"Is a server running at {base_url}? ANTHROPIC_BASE_URL says where."
+                    f"Is a server running at {shown}? ANTHROPIC_BASE_URL says where."
                 ),
                 LLMErrorKind.BAD_RESPONSE: (
                     "Is it Anthropic's Messages API? ANTHROPIC_BASE_URL says where."
