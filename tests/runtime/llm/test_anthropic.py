@@ -78,6 +78,21 @@ def test_an_address_that_cannot_be_called_is_refused(address: str) -> None:
         AnthropicProvider(KEY, address)
 
 
+async def test_a_token_is_sent_instead_of_the_key_and_shown_in_no_error(
+    server: VendorServer,
+) -> None:
+    provider = AnthropicProvider(KEY, server.root, auth_token=SecretStr("a-token-of-mine"))
+    server.will(whole({"error": "no a-token-of-mine here"}, 401))
+
+    error = await fail(provider)
+
+    headers = server.requests[0].headers
+    assert headers["authorization"] == "Bearer a-token-of-mine"
+    assert "x-api-key" not in headers
+    assert "a-token-of-mine" not in str(error)
+    assert "ANTHROPIC_AUTH_TOKEN" in str(error)
+
+
 def test_a_key_that_no_header_can_hold_is_refused_without_showing_it() -> None:
     with pytest.raises(ConfigurationError, match="ANTHROPIC_API_KEY") as caught:
         AnthropicProvider("sk-a\nb")

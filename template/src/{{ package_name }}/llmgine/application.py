@@ -198,6 +198,7 @@ def default_providers(settings: RuntimeSettings) -> Mapping[str, Callable[[], Pr
         openai_api_key=settings.openai_api_key,
         openai_base_url=settings.openai_base_url,
         anthropic_api_key=settings.anthropic_api_key,
+        anthropic_auth_token=settings.anthropic_auth_token,
         anthropic_base_url=settings.anthropic_base_url,
         timeout_s=settings.request_timeout_s,
         environment=settings.dotenv(),

@@ -93,6 +93,10 @@ class RuntimeSettings(BaseSettings):
     anthropic_api_key: SecretStr | None = Field(
         default=None, validation_alias=AliasChoices("ANTHROPIC_API_KEY")
     )
+    anthropic_auth_token: SecretStr | None = Field(
+        default=None, validation_alias=AliasChoices("ANTHROPIC_AUTH_TOKEN")
+    )
+    """Sent as a bearer's token, instead of the key: what many gateways want."""
     anthropic_base_url: str | None = Field(
         default=None, validation_alias=AliasChoices("ANTHROPIC_BASE_URL")
     )

@@ -364,6 +364,7 @@ def default_providers(
     openai_api_key: SecretStr | str | None = None,
     openai_base_url: str | None = None,
     anthropic_api_key: SecretStr | str | None = None,
+    anthropic_auth_token: SecretStr | str | None = None,
     anthropic_base_url: str | None = None,
     timeout_s: float = 60.0,
     environment: Mapping[str, str] | None = None,
@@ -374,6 +375,7 @@ def default_providers(
         openai_api_key: OpenAI's own servers need one.
         openai_base_url: any server that speaks OpenAI's APIs.
         anthropic_api_key: Anthropic's own servers need one.
+        anthropic_auth_token: for servers that want a bearer's token instead of a key.
         anthropic_base_url: any server that speaks Anthropic's Messages API.
         timeout_s: for each wait within a call.
         environment: vendors' keys for litellm, where the process's environment lacks them.
@@ -392,7 +394,12 @@ def default_providers(
     def anthropic() -> Provider:
         from .providers.anthropic import AnthropicProvider
 
-        return AnthropicProvider(anthropic_api_key, anthropic_base_url, timeout_s=timeout_s)
+        return AnthropicProvider(
+            anthropic_api_key,
+            anthropic_base_url,
+            auth_token=anthropic_auth_token,
+            timeout_s=timeout_s,
+        )
 
     def openai_sdk() -> Provider:
         from .providers.openai_sdk import OpenAISDKProvider

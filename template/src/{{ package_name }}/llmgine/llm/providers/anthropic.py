@@ -19,7 +19,8 @@ _API_VERSION = "2023-06-01"
 class AnthropicProvider(DirectProvider):
     """Calls `{base_url}/v1/messages`; the address may end in `/v1` or not.
 
-    Anthropic's own host needs a key. Any other gets one only if it is given.
+    Anthropic's own host needs a key. Any other gets one only if it is given. A token is sent as a
+    bearer's, and then the key is not: OpenRouter, vLLM and others know no other way.
     """
 
     name = NAME
@@ -29,24 +30,29 @@ class AnthropicProvider(DirectProvider):
         api_key: SecretStr | str | None,
         base_url: str | None = None,
         *,
+        auth_token: SecretStr | str | None = None,
         timeout_s: float = 60.0,
     ) -> None:
         """Check the key and the address; nothing is opened.
 
         Raises:
-            ConfigurationError: the address or the key cannot be one.
+            ConfigurationError: the address, the key or the token cannot be one.
             MissingKeyError: Anthropic's own host was given no key.
         """
         base_url = (base_url or DEFAULT_BASE_URL).strip()
         shown = base_url.partition("?")[0]  # A query may hold a key.
         key = check_key(api_key, "ANTHROPIC_API_KEY")
+        token = check_key(auth_token, "ANTHROPIC_AUTH_TOKEN")
+        signs_in = {"Authorization": f"Bearer {token}"} if token else {"x-api-key": key}
         super().__init__(
             Messages(),
             base_url=re.sub(r"/v1/*(?=\?|$)", "", base_url),
             base_url_variable="ANTHROPIC_BASE_URL",
-            headers={"anthropic-version": _API_VERSION, **({"x-api-key": key} if key else {})},
+            headers={"anthropic-version": _API_VERSION, **(signs_in if token or key else {})},
             fixes={
-                LLMErrorKind.AUTHENTICATION: "Check ANTHROPIC_API_KEY.",
+                LLMErrorKind.AUTHENTICATION: (
+                    f"Check {'ANTHROPIC_AUTH_TOKEN' if token else 'ANTHROPIC_API_KEY'}."
+                ),
                 LLMErrorKind.NETWORK: (
                     f"Is a server running at {shown}? ANTHROPIC_BASE_URL says where."
                 ),
@@ -54,10 +60,10 @@ class AnthropicProvider(DirectProvider):
                     "Is it Anthropic's Messages API? ANTHROPIC_BASE_URL says where."
                 ),
             },
-            secrets=(key,) if key else (),
+            secrets=tuple(filter(None, (token, key))),
             timeout_s=timeout_s,
         )
-        if not key and self.server_address.endswith(".anthropic.com"):
+        if not (key or token) and self.server_address.endswith(".anthropic.com"):
             raise MissingKeyError(
                 "Anthropic needs a key. Set ANTHROPIC_API_KEY in the environment or in .env, or "
                 "set ANTHROPIC_BASE_URL to a server that needs none."
