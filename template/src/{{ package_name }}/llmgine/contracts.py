@@ -366,6 +366,7 @@ class Accumulator:
 
     def __init__(self) -> None:
         self._parts: list[_Text | _Reasoning | _Call] = []
+        self._text: _Text | None = None
         self._calls: dict[int, _Call] = {}
         self.end: StreamEnd | None = None
 
@@ -379,7 +380,10 @@ class Accumulator:
             raise _malformed("a chunk follows the end of the stream")
         match chunk:
             case TextDelta():
-                self._open_text().deltas.append(chunk.text)
+                if self._text is None:
+                    self._parts.append(text := _Text())
+                    self._text = text
+                self._text.deltas.append(chunk.text)
             case ReasoningDelta():
                 reasoning = self._open_reasoning()
                 reasoning.deltas.append(chunk.text)
@@ -395,24 +399,17 @@ class Accumulator:
                 self._calls[chunk.index].arguments.append(chunk.text)
             case StreamReset():
                 self._parts.clear()
+                self._text = None
                 self._calls.clear()
             case StreamEnd():
                 self.end = chunk
-
-    def _open_text(self) -> _Text:
-        for part in reversed(self._parts):
-            if isinstance(part, _Text):
-                return part
-            if isinstance(part, _Reasoning):
-                break
-        self._parts.append(text := _Text())
-        return text
 
     def _open_reasoning(self) -> _Reasoning:
         last = self._parts[-1] if self._parts else None
         if isinstance(last, _Reasoning) and last.signature is None:
             return last
         self._parts.append(reasoning := _Reasoning())
+        self._text = None
         return reasoning
 
     @property
