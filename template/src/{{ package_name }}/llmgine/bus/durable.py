@@ -259,11 +259,8 @@ class Delivery:
             await self.log.flush()
             await self.journal.release(self.worker.id, lost=False)
         except JournalError as error:
-            logger.warning(
-                "What was in hand waits until it is seen that this worker left: %s", error
-            )
-        finally:
-            # Also for a caller who is cancelled: the file must not stay open.
+            logger.warning("What was in hand waits until this worker's absence is seen: %s", error)
+        finally:  # For a caller who is cancelled, too.
             await self.journal.aclose()
 
     # Claiming.
