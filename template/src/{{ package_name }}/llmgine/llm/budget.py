@@ -303,8 +303,10 @@ class Ledger:
         if reservation.held is not None:
             change = (spent or Sums()).plus(_minus(reservation.held))
             changes = dict.fromkeys(reservation.accounts, change)
-            book = partial(_ledger.book, changes=changes)
-            await self._attempt(book, "The reservation stays, and counts as spent.")
+            try:
+                await self._in_thread(partial(_ledger.book, changes=changes))
+            except StoreError as error:
+                logger.warning("%s The reservation stays, and counts as spent.", error)
         elif spent is not None:
             self._add_pending(dict.fromkeys(reservation.accounts, spent))
 
@@ -372,12 +374,6 @@ class Ledger:
                 self._add_pending(pending)
                 raise
         return await self._in_thread(work)
-
-    async def _attempt(self, work: Callable[[sqlite3.Connection], None], otherwise: str) -> None:
-        try:
-            await self._in_thread(work)
-        except StoreError as error:
-            logger.warning("%s %s", error, otherwise)
 
     async def _in_thread(self, work: Callable[[sqlite3.Connection], T]) -> T:
         # Shielded: what was begun is written, also for a caller who is cancelled.
